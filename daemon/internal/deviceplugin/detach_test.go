@@ -34,9 +34,14 @@ func TestDetach(t *testing.T) {
 		if !p.State().Registered() || k.forgotten != 2 || k.registrations(resourceA) != 1 {
 			t.Errorf("registered %t, forgotten %d times, %d registrations", p.State().Registered(), k.forgotten, k.registrations(resourceA))
 		}
-		p.Detach(false)
+		if p.Detach(false); !p.State().Detached() {
+			t.Error("attached before the kubelet has the resources again")
+		}
 		time.Sleep(time.Second)
 		synctest.Wait()
+		if p.State().Detached() {
+			t.Error("still detached")
+		}
 		if s := k.open(resourceA); !p.State().Registered() || k.registrations(resourceA) != 2 || len(s) != 2 || s[0].ctx.Err() != nil {
 			t.Errorf("registered %t, %d registrations, %d connections", p.State().Registered(), k.registrations(resourceA), len(s))
 		}

@@ -163,12 +163,13 @@ func (p *Plugin) Set(names []device.ResourceName, devices []offer.Device) {
 }
 
 // Linger has the plugin go on with the resources that it serves, and these devices, but register none again: a
-// resource ends with its last connection.
-func (p *Plugin) Linger(devices []offer.Device) {
+// resource ends with its last connection. The other plugin may offer the devices of others, too.
+func (p *Plugin) Linger(devices, others []offer.Device) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for name, r := range p.resources {
 		r.set(devicesOf(devices, name), true)
+		r.allow(devicesOf(others, name))
 	}
 }
 

@@ -53,7 +53,7 @@ type keeper struct {
 	checks   []time.Time     // when to compare the kubelet's list with ours
 	stale    bool            // the kubelet's list was seen to differ, so register once more
 	notTaken int             // how often it differed
-	lingered bool            // the resource was seen to linger
+	lingered int             // the change of the list for which checks were planned while the resource lingers, counted from 1; 0 for none
 	tries    int             // how often the kubelet was asked to detach the resource since it was registered
 	logged   logged
 }
@@ -121,16 +121,20 @@ func (k *keeper) step(ctx context.Context) (wait time.Duration, done bool) {
 	return streamTime, false
 }
 
-// lingerLooks are the times after the begin of lingering at which the kubelet's list is compared with ours.
+// lingerLooks are the times after a change of the list, or the begin of lingering, at which the kubelet's list is compared with ours.
 func lingerLooks() []time.Duration {
 	return []time.Duration{5 * time.Second, 30 * time.Second, 5 * time.Minute}
 }
 
-// lingers sends the list again if the kubelet lists a part of it only: it may have read an older one of ours after the
-// other plugin's. It returns the wait.
+// lingers sends the list again if the kubelet lists a part of it only, or a device that nobody offers as this resource: it may have
+// read an older list of ours after the other plugin's, or, from v1.37 on, fall back to ours with the devices of that plugin when that
+// ends. It returns the wait.
 func (k *keeper) lingers(ctx context.Context, now time.Time) time.Duration {
-	if !k.lingered {
-		k.lingered, k.checks = true, nil
+	k.mu.Lock()
+	sets, others := k.sets, k.others
+	k.mu.Unlock()
+	if k.lingered != sets+1 {
+		k.lingered, k.checks = sets+1, nil
 		for _, after := range lingerLooks() {
 			k.checks = append(k.checks, now.Add(after))
 		}
@@ -143,7 +147,7 @@ func (k *keeper) lingers(ctx context.Context, now time.Time) time.Duration {
 	}
 	k.checks = k.checks[1:]
 	differs, current := k.compare(ctx)
-	if current && differs != nil && !slices.ContainsFunc(differs.Listed, func(pci device.PCIAddress) bool { return !slices.Contains(differs.Offered, pci) }) {
+	if current && differs != nil && differs.wrong(others) {
 		k.mu.Lock()
 		k.changed()
 		k.mu.Unlock()
@@ -298,7 +302,7 @@ func (k *keeper) register(ctx context.Context) (err error) {
 	}
 	now := k.plugin.Now()
 	k.setDetached(false)
-	k.accepted, k.dropped, k.stale, k.checks, k.tries, k.lingered = now, false, false, nil, 0, false
+	k.accepted, k.dropped, k.stale, k.checks, k.tries, k.lingered = now, false, false, nil, 0, 0
 	k.retry = now.Add(k.failures.Failed()) // only a connection that lasts is a success
 	for _, after := range checksAfter() {
 		k.checks = append(k.checks, now.Add(after))
@@ -379,6 +383,14 @@ func (k *keeper) compare(ctx context.Context) (differs *NotTakenError, current b
 type NotTakenError struct {
 	Resource        device.ResourceName
 	Offered, Listed []device.PCIAddress
+}
+
+// wrong says whether the kubelet's list is not explained by another plugin that offers some of others, too.
+func (e *NotTakenError) wrong(others []offer.Device) bool {
+	besides := slices.DeleteFunc(slices.Clone(e.Listed), func(pci device.PCIAddress) bool { return slices.Contains(e.Offered, pci) })
+	return len(besides) == 0 || slices.ContainsFunc(besides, func(pci device.PCIAddress) bool {
+		return !slices.ContainsFunc(others, func(d offer.Device) bool { return d.ID == pci })
+	})
 }
 
 func (e *NotTakenError) Error() string {

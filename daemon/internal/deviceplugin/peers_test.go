@@ -353,7 +353,7 @@ func TestLinger(t *testing.T) {
 	bubble(t, k, nil, func(p *Plugin, _ *logtest.Hook) {
 		a := enaDevice(resourceA, "0000:00:06.0")
 		a.Unfit = "it is draining"
-		p.Linger([]offer.Device{a, enaDevice(resourceB, "0000:00:07.0")})
+		p.Linger([]offer.Device{a, enaDevice(resourceB, "0000:00:07.0")}, nil)
 		synctest.Wait()
 		if s := k.open(resourceA)[0]; len(s.list) > 0 {
 			t.Errorf("listed %v", s.list)

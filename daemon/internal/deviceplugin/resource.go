@@ -30,6 +30,8 @@ type resource struct {
 	streams   map[*stream]bool
 	newest    *stream
 	lingering bool
+	others    []offer.Device // the devices that the kubelet may list besides, while the resource lingers
+	sets      int            // how often list or others have changed
 	// leaving are devices that are listed no more by the daemon's wish, and still are for leaveTime, as unfit.
 	leaving   map[device.PCIAddress]leaving
 	given     map[device.PCIAddress]time.Time // when Allocate last gave a device
@@ -141,9 +143,21 @@ func (r *resource) set(devices []offer.Device, lingering bool) (gone []offer.Dev
 		delete(r.leaving, d.ID)
 	}
 	r.list = devices
+	r.sets++
 	r.changed()
 	r.kick()
 	return gone
+}
+
+// allow sets the devices that the kubelet may list besides.
+func (r *resource) allow(others []offer.Device) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !slices.Equal(r.others, others) {
+		r.others = others
+		r.sets++
+		r.kick()
+	}
 }
 
 // changed has each connection told of the list. Hold mu.
@@ -197,7 +211,8 @@ func (r *resource) told() []offer.Device {
 func (r *resource) state(detach bool) (_ offer.Resource, sent, ending bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := offer.Resource{Name: r.name, Registered: r.newest != nil && (r.detached || !detach), Lingering: r.lingering, Fault: r.fault, InfoFault: r.infoFault}
+	s := offer.Resource{Name: r.name, Registered: r.newest != nil && (r.detached || !detach), Lingering: r.lingering, Detached: r.detached,
+		Fault: r.fault, InfoFault: r.infoFault}
 	for _, d := range r.list {
 		if d.Healthy() {
 			s.Healthy++

@@ -332,11 +332,17 @@ func (s State) Registered() bool {
 	return !slices.ContainsFunc(s.Resources, func(r Resource) bool { return !r.Registered })
 }
 
+// Detached says whether the kubelet would not notice the end of a resource's server.
+func (s State) Detached() bool {
+	return slices.ContainsFunc(s.Resources, func(r Resource) bool { return r.Detached })
+}
+
 // Resource is the state of one resource's server.
 type Resource struct {
 	Name               device.ResourceName
 	Registered         bool // a kubelet listens to the list of devices
 	Lingering          bool // the kubelet is not asked to listen again once it stops
+	Detached           bool // the kubelet would not notice the end of the server
 	Healthy, Unhealthy int
 	Fault              error // why the kubelet has not accepted the resource; nil for none
 	InfoFault          error // why device-info files could not be written; nil for none

@@ -42,7 +42,7 @@ func (f *fakeOffer) Set(names []device.ResourceName, devices []offer.Device) {
 }
 
 // Linger implements Offer.
-func (f *fakeOffer) Linger(devices []offer.Device) { f.devices, f.lingering = devices, true }
+func (f *fakeOffer) Linger(devices, _ []offer.Device) { f.devices, f.lingering = devices, true }
 
 // Check implements Offer.
 func (*fakeOffer) Check() {}

@@ -17,12 +17,17 @@ func (o *offering) linger(same []offer.Device, served bool) {
 	if served {
 		o.handed = same
 	}
-	known := slices.DeleteFunc(slices.Clone(same), func(d offer.Device) bool {
-		return !slices.ContainsFunc(o.handed, func(h offer.Device) bool { return h.ID == d.ID && h.Resource == d.Resource })
-	})
-	if !slices.Equal(o.before, known) {
-		o.before = known
-		o.server.Linger(known)
+	var known, awaited []offer.Device
+	for _, d := range same {
+		if slices.ContainsFunc(o.handed, func(h offer.Device) bool { return h.ID == d.ID && h.Resource == d.Resource }) {
+			known = append(known, d)
+		} else {
+			awaited = append(awaited, d)
+		}
+	}
+	if !slices.Equal(o.before, known) || !slices.Equal(o.awaited, awaited) {
+		o.before, o.awaited = known, awaited
+		o.server.Linger(known, awaited)
 	}
 }
 
@@ -64,7 +69,7 @@ func (o *offering) done(config *pluginConfig, src inventory.Sources, rows []node
 		}
 	case m.Mode == nodestate.OfferPCIDP && len(m.Names) == 0:
 		o.handedBack(s, nil, out, did) // nothing was offered, but connections may still be open
-	case len(m.Names) > 0 && served && s.Registered(): // a registration under way would replace the SR-IOV device plugin's, and then end
+	case len(m.Names) > 0 && served && s.Registered() && !s.Detached(): // a registration under way would replace the SR-IOV device plugin's, and then end
 		o.handedBack(s, same, out, did)
 	case len(m.Names) > 0:
 		v.State, v.Message = view.OfferHandingBack, "the SR-IOV device plugin is not verified to offer the devices yet, so the daemon goes on"
@@ -94,8 +99,8 @@ func (o *offering) handedBack(s offer.State, same []offer.Device, out *Outcome, 
 	if !o.save(out, func(m *nodestate.OfferMemory) { *m = nodestate.OfferMemory{Lingering: s.Kubelet} }) {
 		return
 	}
-	o.before, o.handed = same, same
-	o.server.Linger(same)
+	o.before, o.handed, o.awaited = same, same, nil
+	o.server.Linger(same, nil)
 	o.changed(did, nodestate.OfferPCIDP)
 }
 

@@ -131,7 +131,7 @@ func (d *offerDaemon) Set(names []device.ResourceName, devices []offer.Device) {
 }
 
 // Linger implements Offer.
-func (d *offerDaemon) Linger(devices []offer.Device) { d.plugin.Linger(devices) }
+func (d *offerDaemon) Linger(devices, others []offer.Device) { d.plugin.Linger(devices, others) }
 
 // Check implements Offer.
 func (d *offerDaemon) Check() { d.plugin.Check() }

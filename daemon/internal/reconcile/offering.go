@@ -23,8 +23,9 @@ import (
 type Offer interface {
 	// Set has the kubelet told of these resources and devices, and of no other, in the background.
 	Set(names []device.ResourceName, devices []offer.Device)
-	// Linger goes on with the resources that the kubelet listens to, with these devices, but asks it to listen no more.
-	Linger(devices []offer.Device)
+	// Linger goes on with the resources that the kubelet listens to, with these devices, but asks it to listen no more. The
+	// SR-IOV device plugin may offer others besides.
+	Linger(devices, others []offer.Device)
 	// Check has the resources registered again that the kubelet has dropped unseen.
 	Check()
 	// Detach has the end of another plugin leave the resources as they are, until Detach(false).
@@ -59,6 +60,7 @@ type offering struct {
 
 	before    []offer.Device // the listed devices
 	handed    []offer.Device // the devices that the SR-IOV device plugin was last verified to offer, while connections linger
+	awaited   []offer.Device // the devices that it is to offer besides, and is not verified to
 	resumed   []offer.Device // the devices that the last daemon listed, for resumeTime after the first Step
 	started   time.Time      // the time of the first Step
 	conflicts []pcidp.Conflict

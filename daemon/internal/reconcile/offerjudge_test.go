@@ -47,7 +47,7 @@ func (g *offerGenerator) judge() {
 			if !g.k.Known(resource) {
 				g.Errorf("%s is not served, and %v has one of its devices", resource, h)
 			}
-			if g.calm() && g.daemon.plugin != nil && g.mode() == nodestate.OfferDevicePlugin && !g.k.Registered(resource) {
+			if g.calm() && !g.unseen(resource) && g.daemon.plugin != nil && g.mode() == nodestate.OfferDevicePlugin && !g.k.Registered(resource) {
 				g.Errorf("%s has no plugin, and %v has one of its devices", resource, h)
 			}
 		}

@@ -58,7 +58,7 @@ func TestOffer(t *testing.T) {
 }
 
 func runOffer(w *offerWorld) {
-	g := &offerGenerator{offerWorld: w, ours: map[string]bool{}}
+	g := &offerGenerator{offerWorld: w, ours: map[string]bool{}, dropped: map[string]time.Time{}}
 	w.startKubelet()
 	if w.rng.IntN(4) > 0 {
 		w.sriov.install(true)
@@ -91,10 +91,17 @@ func runOffer(w *offerWorld) {
 // offerGenerator makes events.
 type offerGenerator struct {
 	*offerWorld
-	trouble time.Time       // when the last trouble ended
-	last    time.Time       // the last event
-	made    int             // pods
-	ours    map[string]bool // the pods that got a device from the daemon
+	trouble time.Time            // when the last trouble ended
+	last    time.Time            // the last event
+	made    int                  // pods
+	ours    map[string]bool      // the pods that got a device from the daemon
+	dropped map[string]time.Time // when the kubelet dropped a resource by itself
+}
+
+// unseen says whether the kubelet may have stopped a resource's endpoint where the daemon cannot see it: kubelets up to v1.36 do so, if
+// it registers between the ends of two connections, and the kubelet's list has the devices until its grace period is over.
+func (g *offerGenerator) unseen(resource string) bool {
+	return time.Since(g.dropped[resource]) < 6*time.Minute
 }
 
 // calm says whether no trouble has an effect any more, and the node offers as it was told to.
@@ -143,6 +150,7 @@ func (g *offerGenerator) event() string {
 			return ""
 		}
 		w.k.Drop(name)
+		g.dropped[name] = time.Now()
 		return g.troubled("kubelet drops %s", name)
 	case 17:
 		w.daemon.stop()
@@ -228,7 +236,7 @@ func (g *offerGenerator) run() string {
 		g.ours[pod] = true
 		g.judgeHolder(pod)
 	}
-	if calm && free > 0 && err != nil {
+	if calm && free > 0 && err != nil && !(errors.Is(err, kubeletmodel.ErrStopped) && g.unseen(resource)) {
 		g.Errorf("%s had %d free devices, and a pod was refused: %v", resource, free, err)
 	}
 	if errors.Is(err, kubeletmodel.ErrPlugin) && free > 0 && calm {
