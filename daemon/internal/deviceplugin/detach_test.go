@@ -9,6 +9,7 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 	deviceapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/offer"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
@@ -126,5 +127,49 @@ func TestForget(t *testing.T) {
 	k.stop()
 	if err := NewSockets(dir, nil).Forget(t.Context(), resourceA); err == nil {
 		t.Error("no error without a kubelet")
+	}
+}
+
+// TestLingerLooks: after each change of a lingering list, it is sent again while the kubelet lists a part of it, or a device that
+// the other plugin is not to offer either. A device that only the other plugin offers stays.
+func TestLingerLooks(t *testing.T) {
+	const own, others, stale = device.PCIAddress("0000:00:06.0"), device.PCIAddress("0000:00:08.0"), device.PCIAddress("0000:00:09.0")
+	for _, c := range []struct {
+		listed []device.PCIAddress
+		again  bool
+	}{
+		{[]device.PCIAddress{own}, false},
+		{[]device.PCIAddress{own, others}, false},
+		{[]device.PCIAddress{others}, false},
+		{nil, true},
+		{[]device.PCIAddress{stale}, true},
+		{[]device.PCIAddress{own, others, stale}, true},
+	} {
+		k := newPeer()
+		ask := func(context.Context) (inventory.Kubelet, error) {
+			return inventory.Kubelet{Allocatable: map[device.ResourceName][]device.PCIAddress{resourceA: c.listed, resourceB: {"0000:00:07.0"}}}, nil
+		}
+		bubble(t, k, ask, func(p *Plugin, _ *logtest.Hook) {
+			lists := func() int {
+				synctest.Wait()
+				s := k.open(resourceA)[0]
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				return s.got
+			}
+			mine := []offer.Device{enaDevice(resourceA, own), enaDevice(resourceB, "0000:00:07.0")}
+			p.Linger(mine, nil)
+			time.Sleep(time.Hour)
+			before := lists()
+			p.Linger(mine, []offer.Device{enaDevice(resourceA, others)})
+			time.Sleep(time.Hour)
+			want := 0
+			if c.again {
+				want = len(lingerLooks())
+			}
+			if got := lists() - before; got != want {
+				t.Errorf("the kubelet lists %v, and got %d lists, want %d", c.listed, got, want)
+			}
+		})
 	}
 }

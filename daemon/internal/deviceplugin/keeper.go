@@ -378,24 +378,3 @@ func (k *keeper) compare(ctx context.Context) (differs *NotTakenError, current b
 	}
 	return &NotTakenError{Resource: k.name, Offered: want, Listed: known.Allocatable[k.name]}, true
 }
-
-// NotTakenError says that the kubelet lists other devices of a resource than it was sent.
-type NotTakenError struct {
-	Resource        device.ResourceName
-	Offered, Listed []device.PCIAddress
-}
-
-// wrong says whether the kubelet's list is not explained by another plugin that offers some of others, too.
-func (e *NotTakenError) wrong(others []offer.Device) bool {
-	besides := slices.DeleteFunc(slices.Clone(e.Listed), func(pci device.PCIAddress) bool { return slices.Contains(e.Offered, pci) })
-	return len(besides) == 0 || slices.ContainsFunc(besides, func(pci device.PCIAddress) bool {
-		return !slices.ContainsFunc(others, func(d offer.Device) bool { return d.ID == pci })
-	})
-}
-
-func (e *NotTakenError) Error() string {
-	return fmt.Sprintf("the kubelet lists %v as %s, and the daemon offers %v; find the other device plugin that offers it", e.Listed, e.Resource, e.Offered)
-}
-
-// NotTaken tells this error from the kubelet's refusal.
-func (*NotTakenError) NotTaken() bool { return true }

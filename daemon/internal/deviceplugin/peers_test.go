@@ -41,6 +41,7 @@ type peerStream struct {
 	mu   sync.Mutex
 	list []string // the healthy devices
 	all  int      // the number of all devices
+	got  int      // the number of lists
 }
 
 func (s *peerStream) Context() context.Context { return s.ctx }
@@ -53,6 +54,7 @@ func (s *peerStream) Send(l *deviceapi.ListAndWatchResponse) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.list, s.all = []string{}, len(l.GetDevices())
+	s.got++
 	for _, d := range l.GetDevices() {
 		if d.GetHealth() == deviceapi.Healthy {
 			s.list = append(s.list, d.GetID())

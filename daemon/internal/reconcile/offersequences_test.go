@@ -236,7 +236,7 @@ func (g *offerGenerator) run() string {
 		g.ours[pod] = true
 		g.judgeHolder(pod)
 	}
-	if calm && free > 0 && err != nil && !(errors.Is(err, kubeletmodel.ErrStopped) && g.unseen(resource)) {
+	if unseen := errors.Is(err, kubeletmodel.ErrStopped) && g.unseen(resource); calm && free > 0 && err != nil && !unseen {
 		g.Errorf("%s had %d free devices, and a pod was refused: %v", resource, free, err)
 	}
 	if errors.Is(err, kubeletmodel.ErrPlugin) && free > 0 && calm {

@@ -148,11 +148,6 @@ func (s *stage) status(name string) (corev1.PodStatus, error) {
 	return p.Status, nil
 }
 
-func (s *stage) phase(name string) (corev1.PodPhase, error) {
-	status, err := s.status(name)
-	return status.Phase, err
-}
-
 func (s *stage) inPhase(name string, wanted corev1.PodPhase) func() error {
 	return func() error {
 		got, err := s.status(name)
