@@ -24,7 +24,7 @@ func (l *Links) routeSources(src inventory.Sources, devices []nodestate.Device) 
 	}
 	changed, err := l.Host.EnsureSources(want)
 	if err != nil {
-		want, changed, err = l.withoutTaken(want, devices, changed, err)
+		want, changed, err = l.routeAgain(want, devices, changed, err)
 	}
 	if err != nil {
 		return []problem.Finding{problem.New(reason.SourceRoutingFailed,
@@ -37,19 +37,27 @@ func (l *Links) routeSources(src inventory.Sources, devices []nodestate.Device) 
 	return nil
 }
 
-// withoutTaken tries again without the links that went down, or into a pod, since they were read. Such a link needs no
-// rules, and its return is an event. It returns the sources of the last try.
-func (l *Links) withoutTaken(want []routing.Source, devices []nodestate.Device, changed bool, err error) ([]routing.Source, bool, error) {
-	links, unread := l.Host.Links()
-	if unread != nil {
-		return want, changed, err
+// routeTries is how often the rules and routes are tried with the links as they are by then, before an error is a Problem.
+const routeTries = 2
+
+// routeAgain tries again with the links as they are now. A link that went down, or into a pod, since it was read needs no
+// rules, and its return is an event; one that is back from a pod has lost its routes meanwhile. It returns the sources of the
+// last try.
+func (l *Links) routeAgain(want []routing.Source, devices []nodestate.Device, changed bool, err error) ([]routing.Source, bool, error) {
+	for range routeTries {
+		links, unread := l.Host.Links()
+		if unread != nil {
+			break
+		}
+		want = sourcesOf(devices, links)
+		var more bool
+		more, err = l.Host.EnsureSources(want)
+		changed = changed || more
+		if err == nil {
+			break
+		}
 	}
-	still := sourcesOf(devices, links)
-	if len(still) >= len(want) {
-		return want, changed, err
-	}
-	more, err := l.Host.EnsureSources(still)
-	return still, changed || more, err
+	return want, changed, err
 }
 
 func sourcesOf(devices []nodestate.Device, links []link.Link) (all []routing.Source) {

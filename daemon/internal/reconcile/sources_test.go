@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 )
 
@@ -76,6 +78,22 @@ func TestSourceOfLinkTakenMeanwhile(t *testing.T) {
 	}
 	if got := n.routed(); got != "11 from [10.0.0.1/32] on [10.0.0.0/16] by [10.0.0.1];" {
 		t.Errorf("in the end: %s", got)
+	}
+}
+
+// A link goes into a pod and comes back while its routes are made, so that the kernel refuses one. That is no problem either.
+func TestSourceOfLinkBackMeanwhile(t *testing.T) {
+	n := newNode(t, 1)
+	n.daemon.links.SourceRouting = true
+	n.declare("a", 1)
+	n.settle()
+	n.host.taking = func() {
+		n.host.fail["sources"] = unix.ENETUNREACH
+		n.host.linksRead = func() { delete(n.host.fail, "sources") }
+	}
+	n.sync()
+	if got := fmt.Sprint(n.reasons()); got != "[]" {
+		t.Errorf("problems %s", got)
 	}
 }
 
