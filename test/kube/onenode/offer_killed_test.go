@@ -63,6 +63,8 @@ func TestOfferKilled(t *testing.T) {
 		{"registration", func() bool { _, err := s.registeredBy(from, s.enis...); return err == nil }},
 		{"config", listed(false)},
 		{"restart", restarted},
+		// The kubelet does not notice the end of a daemon that has not registered its resources once more by then.
+		{"end", memory(func(m nodestate.OfferMemory) bool { return m.Mode == nodestate.OfferDevicePlugin && !m.Changing })},
 	}
 	rollback := []step{
 		{"intent", memory(func(m nodestate.OfferMemory) bool { return m.Mode == nodestate.OfferPCIDP })},
@@ -74,7 +76,7 @@ func TestOfferKilled(t *testing.T) {
 		for _, way := range []struct {
 			step               step
 			label, mode, state string
-		}{{takeover[i], "deviceplugin", "deviceplugin", "Offered"}, {rollback[i], "", "pcidp", ""}} {
+		}{{takeover[i], "deviceplugin", "deviceplugin", "Offered"}, {rollback[i%len(rollback)], "", "pcidp", ""}} {
 			s.freshDaemon()
 			plugins, from = s.devicePlugins(), s.kubeletNow()
 			s.wish(way.label)
