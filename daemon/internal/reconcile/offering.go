@@ -229,7 +229,8 @@ func (o *offering) offer(ctx context.Context, src inventory.Sources, devices []n
 	}
 	next := offer.Desired(in)
 	owned := o.owned()
-	asked := next.Asks || len(owned) > 0 || o.kubelet.from != nil && !o.verified
+	takingOver := o.kubelet.from != nil && o.takes() && o.memory().Changing // until its end the other plugin may give a device away, too
+	asked := next.Asks || len(owned) > 0 || o.kubelet.from != nil && !o.verified || takingOver
 	o.unasked = false
 	if asked {
 		known, err := o.kubelet.ask(ctx)
@@ -242,7 +243,7 @@ func (o *offering) offer(ctx context.Context, src inventory.Sources, devices []n
 			o.verified = true
 			next = offer.Desired(in)
 		default:
-			out.Unsettled, o.unasked = true, len(next.Withheld)+len(owned) > 0
+			out.Unsettled, o.unasked = true, len(next.Withheld)+len(owned) > 0 || takingOver
 			o.problems = append(o.problems, problem.New(reason.KubeletUnreadable,
 				"the kubelet's podresources socket cannot be asked, so the offer stays as it is, and nothing is added; check --podresources-socket", err))
 		}

@@ -81,7 +81,7 @@ func (g *offerGenerator) heal() {
 		}
 	}
 	g.tell("all is well, with %s", g.mode())
-	within := 2 * time.Minute
+	within := 7 * time.Minute // a kubelet forgets devices that nobody serves after 5 minutes
 	if g.mode() == nodestate.OfferPCIDP {
 		within = 15 * time.Minute
 	}
