@@ -53,7 +53,6 @@ type keeper struct {
 	checks   []time.Time     // when to compare the kubelet's list with ours
 	stale    bool            // the kubelet's list was seen to differ, so register once more
 	notTaken int             // how often it differed
-	lingered int             // the change of the list for which checks were planned while the resource lingers, counted from 1; 0 for none
 	tries    int             // how often the kubelet was asked to detach the resource since it was registered
 	logged   logged
 }
@@ -131,10 +130,11 @@ func lingerLooks() []time.Duration {
 // ends. It returns the wait.
 func (k *keeper) lingers(ctx context.Context, now time.Time) time.Duration {
 	k.mu.Lock()
-	sets, others := k.sets, k.others
+	replan, others := k.replan, k.others
+	k.replan = false
 	k.mu.Unlock()
-	if k.lingered != sets+1 {
-		k.lingered, k.checks = sets+1, nil
+	if replan {
+		k.checks = nil
 		for _, after := range lingerLooks() {
 			k.checks = append(k.checks, now.Add(after))
 		}
@@ -302,7 +302,7 @@ func (k *keeper) register(ctx context.Context) (err error) {
 	}
 	now := k.plugin.Now()
 	k.setDetached(false)
-	k.accepted, k.dropped, k.stale, k.checks, k.tries, k.lingered = now, false, false, nil, 0, 0
+	k.accepted, k.dropped, k.stale, k.checks, k.tries = now, false, false, nil, 0
 	k.retry = now.Add(k.failures.Failed()) // only a connection that lasts is a success
 	for _, after := range checksAfter() {
 		k.checks = append(k.checks, now.Add(after))

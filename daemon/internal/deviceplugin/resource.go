@@ -31,7 +31,7 @@ type resource struct {
 	newest    *stream
 	lingering bool
 	others    []offer.Device // the devices that the kubelet may list besides, while the resource lingers
-	sets      int            // how often list or others have changed
+	replan    bool           // the looks at the kubelet's list while the resource lingers are to be planned anew
 	// leaving are devices that are listed no more by the daemon's wish, and still are for leaveTime, as unfit.
 	leaving   map[device.PCIAddress]leaving
 	given     map[device.PCIAddress]time.Time // when Allocate last gave a device
@@ -125,7 +125,7 @@ func (r *resource) set(devices []offer.Device, lingering bool) (gone []offer.Dev
 		if r.lingering { // another plugin may have registered since
 			r.hangUp()
 		}
-		r.lingering = lingering
+		r.lingering, r.replan = lingering, true
 		r.kick()
 	}
 	r.ending = false
@@ -142,8 +142,7 @@ func (r *resource) set(devices []offer.Device, lingering bool) (gone []offer.Dev
 	for _, d := range devices {
 		delete(r.leaving, d.ID)
 	}
-	r.list = devices
-	r.sets++
+	r.list, r.replan = devices, true
 	r.changed()
 	r.kick()
 	return gone
@@ -154,8 +153,7 @@ func (r *resource) allow(others []offer.Device) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !slices.Equal(r.others, others) {
-		r.others = others
-		r.sets++
+		r.others, r.replan = others, true
 		r.kick()
 	}
 }

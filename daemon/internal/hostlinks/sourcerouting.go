@@ -12,6 +12,11 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
+// routeTries is how often the rules and routes are tried before an error is a Problem, each time with the links as they are by then. A
+// link that went down, or into a pod, since it was read needs no rules, and its return is an event; one that is back from a
+// pod has lost its routes meanwhile.
+const routeTries = 3
+
 // routeSources has packets from a ready ENI's addresses leave by its link, if that is up in the host. Without
 // SourceRouting it removes once what an earlier run left.
 func (l *Links) routeSources(src inventory.Sources, devices []nodestate.Device) []problem.Finding {
@@ -19,12 +24,21 @@ func (l *Links) routeSources(src inventory.Sources, devices []nodestate.Device) 
 		return nil
 	}
 	var want []routing.Source
-	if l.SourceRouting {
-		want = sourcesOf(devices, src.Links.Value)
-	}
-	changed, err := l.Host.EnsureSources(want)
-	if err != nil {
-		want, changed, err = l.routeAgain(want, devices, changed, err)
+	links, changed, err := src.Links.Value, false, error(nil)
+	for range routeTries {
+		if l.SourceRouting {
+			want = sourcesOf(devices, links)
+		}
+		var more bool
+		more, err = l.Host.EnsureSources(want)
+		changed = changed || more
+		if err == nil {
+			break
+		}
+		var unread error
+		if links, unread = l.Host.Links(); unread != nil {
+			break
+		}
 	}
 	if err != nil {
 		return []problem.Finding{problem.New(reason.SourceRoutingFailed,
@@ -35,29 +49,6 @@ func (l *Links) routeSources(src inventory.Sources, devices []nodestate.Device) 
 	}
 	l.sourcesCleared = !l.SourceRouting
 	return nil
-}
-
-// routeTries is how often the rules and routes are tried with the links as they are by then, before an error is a Problem.
-const routeTries = 2
-
-// routeAgain tries again with the links as they are now. A link that went down, or into a pod, since it was read needs no
-// rules, and its return is an event; one that is back from a pod has lost its routes meanwhile. It returns the sources of the
-// last try.
-func (l *Links) routeAgain(want []routing.Source, devices []nodestate.Device, changed bool, err error) ([]routing.Source, bool, error) {
-	for range routeTries {
-		links, unread := l.Host.Links()
-		if unread != nil {
-			break
-		}
-		want = sourcesOf(devices, links)
-		var more bool
-		more, err = l.Host.EnsureSources(want)
-		changed = changed || more
-		if err == nil {
-			break
-		}
-	}
-	return want, changed, err
 }
 
 func sourcesOf(devices []nodestate.Device, links []link.Link) (all []routing.Source) {

@@ -57,6 +57,8 @@ func (o *offering) done(config *pluginConfig, src inventory.Sources, rows []node
 	switch {
 	case m.Mode == nodestate.OfferDevicePlugin && !s.Registered():
 		v.State, v.Message = view.OfferWaiting, "the kubelet does not have each resource of the daemon; the Problems say why"
+	case m.Mode == nodestate.OfferDevicePlugin && o.unasked && m.Changing:
+		v.State, v.Message = view.OfferWaiting, "the kubelet cannot be asked who has a device, so the takeover does not end; the Problems say why"
 	case m.Mode == nodestate.OfferDevicePlugin && !withdrawn:
 		v.State, v.Message = view.OfferTakingOver, "the daemon offers the devices, and the SR-IOV device plugin has not restarted without them yet"
 	case m.Mode == nodestate.OfferDevicePlugin && o.unasked:

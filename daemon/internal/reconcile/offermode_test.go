@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -43,6 +44,30 @@ func TestRollback(t *testing.T) {
 	n.settle()
 	if m := n.daemon.files.Checkpoint.Offer; m.Lingering != "" {
 		t.Errorf("memory %+v", m)
+	}
+}
+
+// TestTakeoverAwaitsKubelet: while the kubelet cannot be asked who has a device, a takeover leaves the config as it is, also if
+// the device is still listed since an earlier takeover.
+func TestTakeoverAwaitsKubelet(t *testing.T) {
+	wish := wishes(nodestate.OfferDevicePlugin)
+	n := newNode(t, 1)
+	n.kubelet = &fakeKubelet{}
+	n.declare("a", 1, "dpdkResourceName: "+sriovNet.String())
+	n.offers(wish)
+	n.settleMode(view.OfferOffered)
+	wish.Mode = nodestate.OfferPCIDP
+	n.settleMode("")
+	n.kubelet.err = errors.New("no such socket")
+	wish.Mode = nodestate.OfferDevicePlugin
+	n.settleMode(view.OfferWaiting)
+	if m := n.daemon.files.Checkpoint.Offer; !m.Changing || !slices.Contains(n.owned(), sriovNet) {
+		t.Errorf("memory %+v, owned %v", m, n.owned())
+	}
+	n.kubelet.err = nil
+	n.settleMode(view.OfferOffered)
+	if m := n.daemon.files.Checkpoint.Offer; m.Changing || len(n.owned()) > 0 {
+		t.Errorf("memory %+v, owned %v", m, n.owned())
 	}
 }
 

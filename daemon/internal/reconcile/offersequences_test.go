@@ -101,7 +101,7 @@ type offerGenerator struct {
 // unseen says whether the kubelet may have stopped a resource's endpoint where the daemon cannot see it: kubelets up to v1.36 do so, if
 // it registers between the ends of two connections, and the kubelet's list has the devices until its grace period is over.
 func (g *offerGenerator) unseen(resource string) bool {
-	return time.Since(g.dropped[resource]) < 6*time.Minute
+	return g.version == kubeletmodel.V136 && time.Since(g.dropped[resource]) < 6*time.Minute
 }
 
 // calm says whether no trouble has an effect any more, and the node offers as it was told to.

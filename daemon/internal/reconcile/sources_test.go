@@ -108,6 +108,22 @@ func TestSourceRoutingOff(t *testing.T) {
 	}
 }
 
+// Rules of an earlier run cannot be removed. No try makes new ones.
+func TestSourceRoutingOffFails(t *testing.T) {
+	n := newNode(t, 1)
+	n.declare("a", 1)
+	n.host.fail["sources"] = errors.New("no rules today")
+	n.settle()
+	for _, want := range n.host.sources {
+		if len(want) > 0 {
+			t.Errorf("wanted %v", want)
+		}
+	}
+	if len(n.host.sources) == 0 || fmt.Sprint(n.reasons()) != "[SourceRoutingFailed]" {
+		t.Errorf("%d tries, problems %q", len(n.host.sources), n.reasons())
+	}
+}
+
 // A pod gives its ENI back, or takes it, between the reading of links and records. No problem says that the ENI has no
 // interface.
 func TestPodComesOrGoesWhileReading(t *testing.T) {
