@@ -1,0 +1,102 @@
+package vpc
+
+import "net/netip"
+
+// The values below describe resources of a whole region. The controller uses them; ids are plain text, as Kubernetes objects have them.
+
+// Interface is an ENI as DescribeNetworkInterfaces describes it.
+type Interface struct {
+	ID, MAC, SubnetID, VPCID, Zone string
+	// Status is EC2's: pending, available, associated, attaching, in-use or detaching.
+	Status      string
+	Description string
+	// Groups are the ids of its security groups, sorted.
+	Groups          []string
+	SourceDestCheck bool
+	// Attachment is nil without one.
+	Attachment *Attachment
+	Tags       map[string]string
+	// Addresses are the ENI's, the primary one first, IPv4 before IPv6.
+	Addresses []netip.Addr
+	// Prefixes are delegated to it, IPv4 before IPv6.
+	Prefixes []netip.Prefix
+	// Type is EC2's interface type, such as interface, efa or trunk.
+	Type string
+}
+
+// Attachment is the attachment of an Interface to an instance.
+type Attachment struct {
+	ID, Instance             string
+	DeviceIndex, NetworkCard int
+	// Status is EC2's: attaching, attached, detaching or detached.
+	Status              string
+	DeleteOnTermination bool
+}
+
+// Instance is an EC2 instance.
+type Instance struct {
+	ID, Type, VPCID, SubnetID, Zone string
+	// State is EC2's: pending, running, shutting-down, terminated, stopping or stopped.
+	State string
+	Tags  map[string]string
+}
+
+// InstanceType has the limits of a type that matter here.
+type InstanceType struct {
+	Name string
+	// Interfaces is how many ENIs an instance has at most, the primary one included.
+	Interfaces int
+	// Cards are its network cards by index, at least one.
+	Cards []Card
+}
+
+// Card is one network card of an instance type.
+type Card struct {
+	Index, Interfaces int
+}
+
+// Subnet is a subnet of a VPC.
+type Subnet struct {
+	ID, VPCID, Zone string
+	// Name is its Name tag.
+	Name string
+	// CIDR is its IPv4 range; without one its first IPv6 range.
+	CIDR netip.Prefix
+	// Free is the number of free IPv4 addresses.
+	Free int
+}
+
+// SecurityGroup is a security group of a VPC.
+type SecurityGroup struct {
+	ID, Name, VPCID string
+}
+
+// Creation has the parameters of CreateNetworkInterface. The same Token with other parameters is an error of EC2, therefore all are stored
+// before the call.
+type Creation struct {
+	Token, SubnetID, Description string
+	Groups                       []string
+	Tags                         map[string]string
+	// SecondaryAddresses, IPv6Addresses and Prefixes are numbers; 0 asks for none.
+	SecondaryAddresses, IPv6Addresses, Prefixes int
+}
+
+// Joining has the parameters of AttachNetworkInterface.
+type Joining struct {
+	ENI, Instance            string
+	DeviceIndex, NetworkCard int
+	// EnaExpress asks for ENA Express on the attachment.
+	EnaExpress bool
+}
+
+// Query selects Interfaces. All given fields must hold; values of one field are alternatives.
+type Query struct {
+	// Tags are tag keys with their permitted values; no value permits any.
+	Tags map[string][]string
+	// Instances are the ids of the instances that they are attached to.
+	Instances []string
+	// Subnets are the ids of their subnets.
+	Subnets []string
+	// Status is EC2's; "" permits any.
+	Status string
+}
