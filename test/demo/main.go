@@ -4,12 +4,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/test/demo/terminal"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -32,7 +34,11 @@ func demo() error {
 	defer stop()
 	switch {
 	case len(os.Args) > 1:
-		return look(ctx, os.Stdout, os.Args[1:])
+		err := terminal.Look(ctx, os.Stdout, os.Args[1:])
+		if errors.Is(err, terminal.ErrUsage) {
+			return fmt.Errorf("%w\nusage: demo                          tell the story\n%s", err, fmt.Sprintf(terminal.Usage, "demo"))
+		}
+		return err
 	case os.Getenv(insideEnv) != "":
 		return inside(ctx)
 	}

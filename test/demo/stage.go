@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/demo/terminal"
 	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
@@ -37,17 +37,15 @@ var (
 )
 
 type stage struct {
-	ctx    context.Context //nolint:containedctx // the stage is the scope of the context
+	*terminal.Story
 	node   *nstest.Node
 	imds   *http.Server
-	env    []string
 	daemon *exec.Cmd
 	log    bytes.Buffer // of the daemon, read after its end
-	steps  int
 }
 
 func newStage(ctx context.Context) (*stage, error) {
-	s := &stage{ctx: ctx}
+	s := &stage{Story: &terminal.Story{Ctx: ctx}}
 	if err := sharedRun(); err != nil {
 		return nil, err
 	}
@@ -75,7 +73,7 @@ func newStage(ctx context.Context) (*stage, error) {
 		return nil, err
 	}
 	bin := filepath.Join(repo, "bin")
-	s.env = append(os.Environ(),
+	s.Env = append(os.Environ(),
 		"PATH="+strings.Join([]string{bin, bin + "/tools", os.Getenv("PATH"), "/usr/sbin", "/sbin"}, ":"),
 		"CNI_PATH="+bin+":"+bin+"/cni", "NETCONFPATH="+confDir, "CNI_IFNAME=net1",
 		"AWS_EC2_METADATA_SERVICE_ENDPOINT="+endpoint, "NODE_NAME=demo-node")
@@ -104,7 +102,7 @@ func (s *stage) serveIMDS() (string, error) {
 			IPv4s: []string{fmt.Sprintf("10.0.%d.15", i)},
 		})
 	}
-	l, err := (&net.ListenConfig{}).Listen(s.ctx, "tcp", "127.0.0.1:0")
+	l, err := (&net.ListenConfig{}).Listen(s.Ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", fmt.Errorf("start the metadata service: %w", err)
 	}
@@ -139,70 +137,6 @@ func writeNetconf() error {
 	return os.WriteFile(filepath.Join(confDir, "dataplane-a.conflist"), []byte(netconf), 0o600)
 }
 
-func (s *stage) say(what string) {
-	s.steps++
-	fmt.Printf("\n%d. %s\n", s.steps, what)
-}
-
-func (s *stage) sh(command string) (string, error) {
-	fmt.Printf("   $ %s\n", command)
-	cmd := exec.CommandContext(s.ctx, "/bin/sh", "-c", command)
-	cmd.Env = s.env
-	out, err := cmd.CombinedOutput()
-	text := strings.TrimRight(string(out), "\n")
-	for line := range strings.SplitSeq(text, "\n") {
-		if line != "" {
-			fmt.Println("     " + line)
-		}
-	}
-	return text, err
-}
-
-func (s *stage) must(command string, words ...string) error {
-	out, err := s.sh(command)
-	if err != nil {
-		return fmt.Errorf("%s: %w", command, err)
-	}
-	return contains(command, out, words)
-}
-
-func (s *stage) refused(command string, words ...string) error {
-	out, err := s.sh(command)
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) {
-		return fmt.Errorf("%s: it was not refused", command)
-	}
-	return contains(command, out, words)
-}
-
-// contains fails unless the output has all of words; a table may break its lines between them.
-func contains(command, out string, words []string) error {
-	out = strings.Join(strings.Fields(out), " ")
-	for _, w := range words {
-		if !strings.Contains(out, w) {
-			return fmt.Errorf("%s: the output does not say %q", command, w)
-		}
-	}
-	return nil
-}
-
-const waitPoll = time.Millisecond
-
-func (s *stage) waitFor(what string, ok func() bool) (time.Duration, error) {
-	started := time.Now()
-	for !ok() {
-		select {
-		case <-s.ctx.Done():
-			return 0, fmt.Errorf("waiting for %s: %w", what, s.ctx.Err())
-		case <-time.After(waitPoll):
-		}
-		if time.Since(started) > 20*time.Second {
-			return 0, fmt.Errorf("waited 20 s for %s", what)
-		}
-	}
-	return time.Since(started), nil
-}
-
 func phases(want map[string]nodestate.Phase) bool {
 	inv, err := nodestate.ReadInventory(nodestate.DefaultInventoryPath)
 	if err != nil || len(inv.Devices) != len(want) {
@@ -217,8 +151,8 @@ func phases(want map[string]nodestate.Phase) bool {
 }
 
 func (s *stage) status() string {
-	cmd := exec.CommandContext(s.ctx, "/bin/sh", "-c", "multi-enid status -o json")
-	cmd.Env = s.env
+	cmd := exec.CommandContext(s.Ctx, "/bin/sh", "-c", "multi-enid status -o json")
+	cmd.Env = s.Env
 	out, err := cmd.Output()
 	if err != nil || !strings.Contains(string(out), `"live"`) {
 		return ""
@@ -236,7 +170,7 @@ func (s *stage) problemOver() bool {
 
 func configHas(words ...string) bool {
 	data, err := os.ReadFile(config)
-	return err == nil && contains("", string(data), words) == nil
+	return err == nil && terminal.Contains("", string(data), words) == nil
 }
 
 func (s *stage) startDaemon() error {
@@ -246,8 +180,8 @@ func (s *stage) startDaemon() error {
 	if err != nil {
 		return err
 	}
-	s.daemon = exec.CommandContext(s.ctx, filepath.Join(repo, "bin/multi-enid"), args...)
-	s.daemon.Env, s.daemon.Stdout, s.daemon.Stderr = s.env, &s.log, &s.log
+	s.daemon = exec.CommandContext(s.Ctx, filepath.Join(repo, "bin/multi-enid"), args...)
+	s.daemon.Env, s.daemon.Stdout, s.daemon.Stderr = s.Env, &s.log, &s.log
 	s.daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return s.daemon.Start()
 }

@@ -11,14 +11,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
-
-	"github.com/vishvananda/netlink"
 
 	"github.com/multi-eni/multi-eni-cni/test/kube/plane"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
@@ -31,11 +28,6 @@ const (
 	// LogsEnv names a folder that keeps the logs of the control plane.
 	LogsEnv = "MULTI_ENI_KUBE_LOGS"
 )
-
-const uplinkAddress = "192.0.2.1/24"
-
-func uplinkIPs() []net.IP { return []net.IP{net.IPv4(192, 0, 2, 1)} }
-func gateway() net.IP     { return net.IPv4(192, 0, 2, 254) }
 
 // Main runs a test binary's tests in namespaces of their own, and returns the exit status. Where that is
 // impossible, each test that calls Start is skipped with the reason; with CI=true it fails.
@@ -102,32 +94,7 @@ func prepare() error {
 	if err := nstest.Prepare(); err != nil {
 		return err
 	}
-	la := netlink.NewLinkAttrs()
-	la.Name = "uplink"
-	uplink := &netlink.Veth{LinkAttrs: la, PeerName: "uplink-peer"}
-	if err := netlink.LinkAdd(uplink); err != nil {
-		return fmt.Errorf("add uplink: %w", err)
-	}
-	addr, err := netlink.ParseAddr(uplinkAddress)
-	if err != nil {
-		return err
-	}
-	if err := netlink.AddrAdd(uplink, addr); err != nil {
-		return fmt.Errorf("give uplink an address: %w", err)
-	}
-	for _, name := range []string{"uplink", "uplink-peer"} {
-		l, err := netlink.LinkByName(name)
-		if err != nil {
-			return err
-		}
-		if err := netlink.LinkSetUp(l); err != nil {
-			return err
-		}
-	}
-	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: uplink.Attrs().Index, Gw: gateway()}); err != nil {
-		return fmt.Errorf("add default route: %w", err)
-	}
-	return nil
+	return plane.Uplink()
 }
 
 // WorkFolder returns the folder for the files of a control plane, one of each name, and a function that removes it unless
@@ -146,5 +113,5 @@ func start(ctx context.Context, dir string) (*plane.Plane, error) {
 	if err != nil {
 		return nil, err
 	}
-	return plane.Start(ctx, plane.Options{Dir: dir, Bin: bin, Addresses: uplinkIPs()})
+	return plane.Start(ctx, plane.Options{Dir: dir, Bin: bin, Addresses: plane.UplinkAddresses()})
 }

@@ -1,7 +1,8 @@
-package main
+package terminal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -12,13 +13,16 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-const usage = `usage: demo                          tell the story
-       demo pod NAME address IFNAME  as: nsenter --net=/run/netns/NAME ip -brief address show IFNAME
-       demo pod NAME ping ADDRESS    as: nsenter --net=/run/netns/NAME ping -c 1 ADDRESS
-       demo host link IFNAME         as: ip -brief link show IFNAME`
+// Usage explains Look; %[1]s is the program's name.
+const Usage = `       %[1]s pod NAME address IFNAME  as: nsenter --net=/run/netns/NAME ip -brief address show IFNAME
+       %[1]s pod NAME ping ADDRESS    as: nsenter --net=/run/netns/NAME ping -c 1 ADDRESS
+       %[1]s host link IFNAME         as: ip -brief link show IFNAME`
 
-// look stands in for nsenter, ip and ping, which may be missing.
-func look(ctx context.Context, out io.Writer, args []string) error {
+// ErrUsage says that Look has no such command.
+var ErrUsage = errors.New("no such command")
+
+// Look stands in for nsenter, ip and ping, which may be missing.
+func Look(ctx context.Context, out io.Writer, args []string) error {
 	switch {
 	case len(args) == 4 && args[0] == "pod" && args[2] == "address":
 		return nstest.In("/run/netns/"+args[1], func() error { return addresses(out, args[3]) })
@@ -27,7 +31,7 @@ func look(ctx context.Context, out io.Writer, args []string) error {
 	case len(args) == 3 && args[0] == "host" && args[1] == "link":
 		return link(out, args[2])
 	}
-	return fmt.Errorf("no such command\n%s", usage)
+	return ErrUsage
 }
 
 func addresses(out io.Writer, name string) error {
