@@ -243,6 +243,9 @@ func TestShippedMetrics(t *testing.T) {
 		data, err := os.ReadFile("../../../" + path)
 		must(t, err)
 		for _, m := range name.FindAllString(string(data), -1) {
+			if strings.HasPrefix(m, "multi_eni_controller_") {
+				continue // package control tries these
+			}
 			if !slices.Contains(served, histogram.ReplaceAllString(m, "")) {
 				t.Errorf("%s: there is no metric %s", path, m)
 			}
