@@ -75,10 +75,9 @@ func Connect(c Config) (*Client, error) {
 	if err := ValidateNodeName(c.NodeName); err != nil {
 		return nil, err
 	}
-	RedirectLog(c.Log)
-	config, err := restConfig(c)
+	config, err := Configure(c)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNoClient, err)
+		return nil, err
 	}
 	client, err := New(config, c.NodeName)
 	if err != nil {
@@ -96,6 +95,16 @@ func ValidateNodeName(name string) error {
 		return fmt.Errorf("%w: %q: %s", ErrNoNodeName, name, strings.Join(faults, "; "))
 	}
 	return nil
+}
+
+// Configure redirects client-go's log, and returns the configuration of a client that need not be a node's. The error wraps ErrNoClient.
+func Configure(c Config) (*rest.Config, error) {
+	RedirectLog(c.Log)
+	config, err := restConfig(c)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoClient, err)
+	}
+	return config, nil
 }
 
 func restConfig(c Config) (*rest.Config, error) {

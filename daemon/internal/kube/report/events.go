@@ -17,9 +17,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// maxEventMessageBytes is the API server's limit.
-const maxEventMessageBytes = 1024
-
 type event struct {
 	about   corev1.ObjectReference
 	kind    string
@@ -119,11 +116,6 @@ func (h *history) events(node client.NodeRef, v view.View) []event {
 	}
 	events = append(events, offerEvents(node, v.Did.Offered)...)
 	h.forgetUIDs(v)
-	for i := range events {
-		if m := &events[i].message; len(*m) > maxEventMessageBytes {
-			*m = strings.ToValidUTF8((*m)[:maxEventMessageBytes], "")
-		}
-	}
 	return events
 }
 

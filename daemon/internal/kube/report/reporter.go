@@ -12,6 +12,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/backoff"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/eventqueue"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
@@ -42,10 +43,10 @@ type Reporter struct {
 	Options
 	state  stateWriter
 	watch  objectmeta.Interface
-	sender eventSender
-	// changed and queued hold a token when there is work, lost when the ENINodeState may be gone.
-	changed, queued, deleted chan struct{}
-	began                    time.Time
+	events *eventqueue.Queue
+	// changed holds a token when there is work, deleted when the ENINodeState may be gone.
+	changed, deleted chan struct{}
+	began            time.Time
 
 	mu      sync.Mutex
 	settled bool
@@ -54,15 +55,14 @@ type Reporter struct {
 	restart *view.RestartDone
 	// history is nil until the ENINodeState was read at the start.
 	history *history
-	queue   eventQueue
-	dropped uint64
 }
 
 // New returns a Reporter that sends nothing until Run.
 func New(c *client.Client, o Options) *Reporter {
 	return &Reporter{
-		Options: o, state: stateWriter{client: c.NodeENIs, name: c.NodeName}, watch: c.WatchMetadata, sender: newEventSender(c, o.Now),
-		changed: make(chan struct{}, 1), queued: make(chan struct{}, 1), deleted: make(chan struct{}, 1), began: o.Now(),
+		Options: o, state: stateWriter{client: c.NodeENIs, name: c.NodeName}, watch: c.WatchMetadata,
+		events:  eventqueue.New(eventqueue.Options{Core: c.Core, Component: client.FieldManager, Host: c.NodeName, Now: o.Now, Log: o.Log}),
+		changed: make(chan struct{}, 1), deleted: make(chan struct{}, 1), began: o.Now(),
 	}
 }
 
@@ -94,17 +94,13 @@ func unsettled(v view.View) bool {
 }
 
 // Dropped counts the Events given up.
-func (r *Reporter) Dropped() uint64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.dropped
-}
+func (r *Reporter) Dropped() uint64 { return r.events.Dropped() }
 
 // Run reports until ctx ends. Call it once.
 func (r *Reporter) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { r.writeStates(ctx) })
-	wg.Go(func() { r.sendEvents(ctx) })
+	wg.Go(func() { r.events.Run(ctx) })
 	wg.Go(func() { r.followState(ctx) })
 	wg.Wait()
 }
@@ -115,9 +111,8 @@ func (r *Reporter) queueEvents(v view.View) {
 	if !ok {
 		node = client.NodeRef{Name: r.state.name}
 	}
-	if events := r.history.events(node, v); len(events) > 0 {
-		r.dropped += r.queue.add(r.Now(), events...)
-		signal(r.queued)
+	for _, e := range r.history.events(node, v) {
+		r.events.Add(eventqueue.Event{About: e.about, Kind: e.kind, Reason: string(e.reason), Message: e.message})
 	}
 }
 

@@ -1,4 +1,4 @@
-package report
+package eventqueue
 
 import (
 	"context"
@@ -19,24 +19,24 @@ const (
 	refusedLatest = time.Hour
 )
 
-// eventQueue holds waiting Events. Events about one object stay in order. Objects do not wait for each other: an object whose Event failed
+// lines holds waiting Events. Events about one object stay in order. Objects do not wait for each other: an object whose Event failed
 // is retried at its own time, one such object at a time. The zero value is empty. It must not be used concurrently.
-type eventQueue struct {
-	lines map[corev1.ObjectReference]*objectQueue
-	count int
-	added uint64
+type lines struct {
+	byObject map[corev1.ObjectReference]*objectQueue
+	count    int
+	added    uint64
 	// retry bounds the retries of all objects together.
 	retry retry
 }
 
 type objectQueue struct {
-	events []*queuedEvent
+	events []*waiting
 	// retry has waited since the first event failed; zero before.
 	retry retry
 }
 
-type queuedEvent struct {
-	event
+type waiting struct {
+	Event
 	// place orders all events by arrival.
 	place uint64
 	since time.Time
@@ -56,32 +56,32 @@ func (r *retry) failed(now time.Time) {
 }
 
 // add appends events, and returns how many old ones it dropped for them.
-func (q *eventQueue) add(now time.Time, events ...event) (dropped uint64) {
+func (q *lines) add(now time.Time, events ...Event) (dropped uint64) {
 	for _, n := range events {
 		q.added++
-		q.line(n).events = append(q.line(n).events, &queuedEvent{event: n, place: q.added, since: now})
+		q.line(n).events = append(q.line(n).events, &waiting{Event: n, place: q.added, since: now})
 		q.count++
 	}
 	return q.shrink()
 }
 
-func (q *eventQueue) line(n event) *objectQueue {
-	if q.lines == nil {
-		q.lines = map[corev1.ObjectReference]*objectQueue{}
+func (q *lines) line(n Event) *objectQueue {
+	if q.byObject == nil {
+		q.byObject = map[corev1.ObjectReference]*objectQueue{}
 	}
-	l := q.lines[n.about]
+	l := q.byObject[n.About]
 	if l == nil {
 		l = &objectQueue{}
-		q.lines[n.about] = l
+		q.byObject[n.About] = l
 	}
 	return l
 }
 
 // shrink drops the oldest events of the objects that have most, so that no object displaces the others.
-func (q *eventQueue) shrink() (dropped uint64) {
+func (q *lines) shrink() (dropped uint64) {
 	for ; q.count > maxEvents; q.count-- {
 		var most *objectQueue
-		for _, l := range q.lines {
+		for _, l := range q.byObject {
 			if most == nil || len(l.events) > len(most.events) || len(l.events) == len(most.events) && l.events[0].place < most.events[0].place {
 				most = l
 			}
@@ -92,17 +92,17 @@ func (q *eventQueue) shrink() (dropped uint64) {
 	return dropped
 }
 
-func (q *eventQueue) removeFirst(l *objectQueue) {
-	about := l.events[0].about
+func (q *lines) removeFirst(l *objectQueue) {
+	about := l.events[0].About
 	if l.events = slices.Delete(l.events, 0, 1); len(l.events) == 0 {
-		delete(q.lines, about)
+		delete(q.byObject, about)
 	}
 }
 
 // next returns the event to send now, which stays in the queue, or else when to ask again; 0 for at the next add.
-func (q *eventQueue) next(now time.Time) (n *queuedEvent, wait time.Duration) {
+func (q *lines) next(now time.Time) (n *waiting, wait time.Duration) {
 	var due *objectQueue
-	for _, l := range q.lines {
+	for _, l := range q.byObject {
 		switch {
 		case !l.retry.Failing():
 			if n == nil || l.events[0].place < n.place {
@@ -126,8 +126,8 @@ func (q *eventQueue) next(now time.Time) (n *queuedEvent, wait time.Duration) {
 }
 
 // done removes an event that was sent or never will be. A success after a failure makes the other failed ones due at once.
-func (q *eventQueue) done(n *queuedEvent, sent bool) {
-	l := q.lines[n.about]
+func (q *lines) done(n *waiting, sent bool) {
+	l := q.byObject[n.About]
 	if sent {
 		q.retry = retry{}
 	}
@@ -135,7 +135,7 @@ func (q *eventQueue) done(n *queuedEvent, sent bool) {
 		return
 	}
 	if sent && l.retry.Failing() {
-		for _, other := range q.lines {
+		for _, other := range q.byObject {
 			other.retry.until = time.Time{}
 		}
 	}
@@ -146,8 +146,8 @@ func (q *eventQueue) done(n *queuedEvent, sent bool) {
 	}
 }
 
-func (q *eventQueue) failed(n *queuedEvent, now time.Time) {
-	l := q.lines[n.about]
+func (q *lines) failed(n *waiting, now time.Time) {
+	l := q.byObject[n.About]
 	if l == nil {
 		return
 	}
@@ -157,8 +157,8 @@ func (q *eventQueue) failed(n *queuedEvent, now time.Time) {
 	l.retry.failed(now)
 }
 
-func (q *eventQueue) failing() bool {
-	for _, l := range q.lines {
+func (q *lines) failing() bool {
+	for _, l := range q.byObject {
 		if l.retry.Failing() {
 			return true
 		}
