@@ -4,14 +4,12 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -23,6 +21,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/pluginpods"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/taint"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/logs"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/podresources"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
@@ -38,7 +37,8 @@ type nodeFlags struct {
 	podName, podNamespace, podUID                              string
 	pcidpConfig, inventory, stateDir, attachmentsDir, leaseDir string
 	sysfs, sysctls                                             string
-	restart, podresources, cniBinDir, listen, logLevel, format string
+	restart, podresources, cniBinDir, listen                   string
+	log                                                        logs.Flags
 	offer, kubeletDir, deviceInfoDir                           string
 	dev, modulesRoot                                           string
 	drivers                                                    driver.Policy
@@ -138,8 +138,7 @@ func (c *nodeFlags) addBehaviour(f *pflag.FlagSet) {
 	f.DurationVar(&c.orphanGrace, "orphan-grace", 60*time.Second,
 		"How long a pod's network namespace must be gone before its attachments are released, as a `duration`.")
 	f.StringVar(&c.listen, "listen", defaultListen, "`Address` and port of metrics, healthz and readyz; off for none.")
-	f.StringVar(&c.logLevel, "log-level", "info", "Least `level` to log: debug, info, warning or error.")
-	f.StringVar(&c.format, "log-format", "text", "`Format` of the log: text or json.")
+	c.log.Add(f)
 }
 
 // complete has shells complete the flags that have few values.
@@ -147,10 +146,11 @@ func (c *nodeFlags) complete(cmd *cobra.Command) {
 	for flag, values := range map[string][]string{
 		"nodeeni-source": {sourceKube, "dir:"}, "attachments-from": {fromStatus, fromIMDS}, "restart": {restartPods, restartNone},
 		"offer":            {string(nodestate.OfferPCIDP), string(nodestate.OfferDevicePlugin)},
-		"manage-addresses": {manageSingle, managePrefixes}, "log-level": {"debug", "info", "warning", "error"}, "log-format": {"text", "json"},
+		"manage-addresses": {manageSingle, managePrefixes},
 	} {
 		cli.Offer(cmd, flag, values...)
 	}
+	c.log.Complete(cmd)
 }
 
 // defaultListen is local: metrics tell how many devices and pods a node has.
@@ -259,20 +259,4 @@ func (c *nodeFlags) lookup() inventory.Lookup {
 // ipv6Conf is the folder of the IPv6 settings of the host's links.
 func (c *nodeFlags) ipv6Conf() link.IPv6Conf {
 	return link.IPv6Conf(filepath.Join(c.sysctls, "net", "ipv6", "conf"))
-}
-
-// newLog returns a log as --log-level and --log-format ask for.
-func newLog(out io.Writer, level, format string) (*logrus.Logger, error) {
-	log := logrus.New()
-	log.SetOutput(out)
-	log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, DisableColors: true})
-	if format == "json" {
-		log.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})
-	}
-	parsed, err := logrus.ParseLevel(level)
-	if err != nil {
-		err = fmt.Errorf("--log-level %q: want debug, info, warning or error", level)
-	}
-	log.SetLevel(parsed)
-	return log, errors.Join(err, cli.OneOf("log-format", format, "text", "json"))
 }

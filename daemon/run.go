@@ -49,7 +49,7 @@ device plugin, and reports to the cluster. It changes nothing when it ends.`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c.given = cli.Values(cmd.Flags()) // before check fills in the defaults that depend on other flags
-			log, logErr := newLog(p.stderr, c.logLevel, c.format)
+			log, logErr := c.log.New(p.stderr)
 			if err := errors.Join(c.check(), logErr); err != nil {
 				return &cli.UsageError{Err: err}
 			}
