@@ -6,6 +6,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"strings"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
 
 // ID names a slot for good: it is made of what the slot is, and tags its ENI in EC2.
@@ -47,8 +50,8 @@ type Options struct {
 	// Tags are the user's.
 	Tags                                         map[string]string
 	IPv6Addresses, SecondaryAddresses, Prefixes  int
-	SourceDestCheck, EnaExpress                  *bool
-	TCPEstablished, UDPStream, UDPTimeout        *int // connection tracking, in seconds
+	SourceDestCheck, EnaExpress                  *bool // nil leaves EC2's setting as it is
+	Tracking                                     vpc.Tracking
 	MTU                                          int
 	EnableDPDK                                   bool
 	DPDKDriver, DPDKPCIAddress, DPDKResourceName string
@@ -56,13 +59,61 @@ type Options struct {
 	AllowedNamespaces *string
 }
 
+// Node is a Node of the cluster.
+type Node struct {
+	Name, ProviderID string
+	Labels           map[string]string
+	// VPC is its instance's, "" while EC2 has not been asked. Only names of subnets and groups need it.
+	VPC string
+}
+
+// Catalog is EC2's answer about subnets and security groups. A key that is missing has not been asked for; an empty list means: EC2 has none.
+type Catalog struct {
+	SubnetIDs, SubnetNames map[string][]vpc.Subnet
+	GroupIDs, GroupNames   map[string][]vpc.SecurityGroup
+}
+
+// Input is the knowledge from which Slots are made. The lists of NodeENIs and Nodes must have been read.
+type Input struct {
+	// Cluster is the UID of the namespace kube-system.
+	Cluster  string
+	NodeENIs []v1alpha1.NodeENI
+	// Unreadable are the UIDs of NodeENIs that could not be decoded.
+	Unreadable []string
+	Nodes      []Node
+	Catalog    Catalog
+}
+
+// Result has the slots of all nodes.
+type Result struct {
+	// Slots are sorted by node, name of the NodeENI, and Exact.
+	Slots  []Slot
+	Faults []Fault
+	// Unknown are pairs of NodeENI and node for which more slots may be wanted than Slots has: the present entries stay as they are.
+	unknown map[pair]bool
+	// unreadable are UIDs of NodeENIs.
+	unreadable map[string]bool
+}
+
+// pair is a NodeENI on a node.
+type pair struct{ uid, node string }
+
+// Keep reports whether a present entry of this NodeENI (by UID) on this node stays as it is even if Slots lacks it.
+func (r Result) Keep(nodeENI, node string) bool {
+	return r.unreadable[nodeENI] || r.unknown[pair{nodeENI, node}]
+}
+
 // Fault is why a NodeENI, or one slot of it, cannot be had. Its message names field, value and way out.
 type Fault struct {
 	Reason, Message string
+	// NodeENI and Node say where; Node is "" if it is the same on each.
+	NodeENI NodeENI
+	Node    string
 }
 
 // Reasons of Faults and of blocked slots. docs/controller.md explains each.
 const (
+	NoSubnet               = "NoSubnet"
 	NoSubnetInZone         = "NoSubnetInZone"
 	AmbiguousSubnet        = "AmbiguousSubnet"
 	AmbiguousSecurityGroup = "AmbiguousSecurityGroup"

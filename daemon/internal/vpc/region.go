@@ -79,6 +79,12 @@ type Creation struct {
 	Tags                         map[string]string
 	// SecondaryAddresses, IPv6Addresses and Prefixes are numbers; 0 asks for none.
 	SecondaryAddresses, IPv6Addresses, Prefixes int
+	Tracking                                    Tracking
+}
+
+// Tracking has the time-outs of connection tracking in seconds; 0 leaves EC2's default.
+type Tracking struct {
+	TCPEstablished, UDPStream, UDPTimeout int
 }
 
 // Joining has the parameters of AttachNetworkInterface.

@@ -1,0 +1,72 @@
+package lifecycle
+
+import (
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+)
+
+// Restore returns the memory that an entry holds.
+func Restore(e v1alpha1.AttachmentEntry, now time.Time) Memory {
+	m := Memory{
+		Attempt: e.Attempt, Request: e.Request, ENI: e.ENIID, AttachmentID: e.AttachmentID, Phase: Phase(e.Phase), Reason: e.Reason, Message: e.Message,
+		Found: e.Found, settled: now.Add(overlay),
+	}
+	if e.ENIID != "" && e.AttachmentID == "" {
+		m.createdAt = now // or earlier
+	}
+	if e.Wanted == v1alpha1.WantedReleased {
+		m.drainingSince = now
+	}
+	return m
+}
+
+// Entry returns the entry of spec.attachments for a slot. Old is the present one, or empty: its description of the ENI stays where nothing newer is known.
+func Entry(old v1alpha1.AttachmentEntry, s slots.Slot, o Observed, m Memory) v1alpha1.AttachmentEntry {
+	e := v1alpha1.AttachmentEntry{
+		Slot: string(s.ID), NodeENI: v1alpha1.NodeENIReference{Name: s.NodeENI.Name, UID: s.NodeENI.UID, Generation: s.NodeENI.Generation},
+		InstanceID: s.Instance, SubnetID: s.Subnet, SubnetCIDR: s.SubnetCIDR, ENIID: m.ENI, AttachmentID: m.AttachmentID, NetworkCard: s.Card, DeviceIndex: s.Index,
+		MTU: s.Options.MTU, EnableDPDK: s.Options.EnableDPDK, DPDKDriver: s.Options.DPDKDriver, DPDKPCIAddress: s.Options.DPDKPCIAddress,
+		ResourceName: s.Options.DPDKResourceName, AllowedNamespaces: s.Options.AllowedNamespaces, Wanted: v1alpha1.WantedReleased,
+		Attempt: m.Attempt, Request: m.Request, Phase: string(m.Phase), Reason: m.Reason, Message: m.Message, Found: m.Found,
+	}
+	if o.Wanted {
+		e.Wanted = v1alpha1.WantedAttached
+	}
+	if e.ENIID == "" && m.Phase == External && o.External != nil {
+		describe(&e, *o.External)
+		e.ENIID = o.External.ID
+		return e
+	}
+	if e.ENIID == "" {
+		return e
+	}
+	if old.ENIID == e.ENIID {
+		e.MAC, e.Addresses, e.Prefixes = old.MAC, old.Addresses, old.Prefixes
+	}
+	if c := m.own.created; c != nil && c.ID == m.ENI {
+		describe(&e, *c)
+	}
+	for _, i := range o.Interfaces {
+		if i.ID == m.ENI {
+			describe(&e, i)
+		}
+	}
+	return e
+}
+
+// describe fills in the ENI's own values.
+func describe(e *v1alpha1.AttachmentEntry, i vpc.Interface) {
+	e.MAC, e.Addresses, e.Prefixes = i.MAC, nil, nil
+	for _, a := range i.Addresses {
+		e.Addresses = append(e.Addresses, a.String())
+	}
+	for _, p := range i.Prefixes {
+		e.Prefixes = append(e.Prefixes, p.String())
+	}
+	if a := i.Attachment; a != nil {
+		e.AttachmentID, e.NetworkCard, e.DeviceIndex = a.ID, a.NetworkCard, a.DeviceIndex
+	}
+}

@@ -1,0 +1,350 @@
+package lifecycle
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
+)
+
+// Reasons of a slot that waits, besides those of package slots and of failed calls.
+const (
+	InstanceGone       = "InstanceGone"
+	InstanceNotRunning = "InstanceNotRunning"
+	AttachedElsewhere  = "AttachedElsewhere"
+	WaitingForNode     = "WaitingForNode"
+	DaemonTooOld       = "DaemonTooOld"
+	DeviceInUse        = "DeviceInUse"
+	DetachStuck        = "DetachStuck"
+	Abandoned          = "Abandoned"
+)
+
+// Next returns the next step of a slot. The caller serialises the steps of a slot, and gives each to After, Wait too.
+func Next(s slots.Slot, o Observed, m Memory, now time.Time) Step {
+	d := decider{s: s, o: o, m: m, now: now}
+	st := d.decide()
+	st.Slot = s
+	st.note.reported = o.Node.Reported
+	st.note.lost = m.reported && !o.Node.Reported
+	st.note.holders = o.Holders
+	st.note.draining = !o.Wanted && (!m.drainingSince.IsZero() || st.note.draining || !o.Node.Exists)
+	if st.Do != Wait && st.Do == m.Failed && now.Before(m.RetryAt) {
+		st = Step{Slot: s, Phase: m.Phase, Reason: m.Reason, Message: m.Message, At: m.RetryAt, note: st.note}
+		st.note.adopt = false
+	}
+	if st.Phase == "" {
+		st.Phase = m.Phase
+	}
+	return st
+}
+
+type decider struct {
+	s   slots.Slot
+	o   Observed
+	m   Memory
+	now time.Time
+	// eni is the slot's ENI, nil for none; twins are others with the slot's tag.
+	eni   *vpc.Interface
+	twins []vpc.Interface
+}
+
+func (d *decider) decide() Step {
+	if !d.o.Wanted && d.o.Abandoned {
+		return Step{Do: Drop, Reason: Abandoned, ENI: d.m.ENI}
+	}
+	if d.o.LookedAt.IsZero() {
+		return Step{Do: LookUp}
+	}
+	d.find()
+	if !d.seen().After(d.m.lookAfter) && !d.m.lookAfter.IsZero() {
+		return d.look()
+	}
+	if d.m.ENI != "" && d.passedOn() {
+		return Step{Do: Store, Phase: Wanted, note: note{adopt: true}}
+	}
+	for _, t := range d.twins {
+		if t.Attachment == nil && (t.Status == "available" || t.Status == "pending") {
+			return Step{Do: Delete, ENI: t.ID, Phase: d.m.Phase}
+		}
+	}
+	switch {
+	case d.eni == nil && d.m.ENI != "":
+		return Step{Do: Describe, ENI: d.m.ENI}
+	case d.eni != nil && d.eni.ID != d.m.ENI:
+		return d.adopt()
+	case d.o.Wanted:
+		return d.make()
+	}
+	return d.release()
+}
+
+// seen is when the newest answer about the slot's ENI was asked for.
+func (d *decider) seen() time.Time {
+	if d.m.describedAt.After(d.o.LookedAt) {
+		return d.m.describedAt
+	}
+	return d.o.LookedAt
+}
+
+// look asks EC2 anew: by id where there is one.
+func (d *decider) look() Step {
+	if d.m.ENI != "" {
+		return Step{Do: Describe, ENI: d.m.ENI}
+	}
+	return Step{Do: LookUp}
+}
+
+// find picks the slot's ENI from the answers, and lays the controller's own writes over it.
+func (d *decider) find() {
+	m, fresh := d.m, d.seen().Before(d.m.own.at.Add(overlay))
+	var all []vpc.Interface
+	for _, e := range d.o.Interfaces {
+		slot := slots.ID(e.Tags[slots.TagSlot])
+		mine := slot == d.s.ID || e.ID == m.ENI && (slot == "" || fresh && m.own.tagged == e.ID)
+		if mine && e.ID != m.gone {
+			all = append(all, e)
+		}
+	}
+	if c := m.own.created; c != nil && c.ID == m.ENI && fresh && !slices.ContainsFunc(all, func(e vpc.Interface) bool { return e.ID == c.ID }) {
+		all = append(all, *c)
+	}
+	if len(all) == 0 {
+		return
+	}
+	slices.SortFunc(all, func(a, b vpc.Interface) int {
+		if ra, rb := d.rank(a), d.rank(b); ra != rb {
+			return ra - rb
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+	e := all[0]
+	d.eni, d.twins = &e, all[1:]
+	if fresh && e.ID == m.ENI {
+		m.own.over(&e)
+	}
+}
+
+// rank is lower for the ENI to keep.
+func (d *decider) rank(e vpc.Interface) int {
+	switch {
+	case e.Attachment != nil && e.Attachment.Instance == d.s.Instance:
+		return 0
+	case e.ID == d.m.ENI:
+		return 1
+	}
+	return 2
+}
+
+// over corrects a late answer.
+func (w own) over(e *vpc.Interface) {
+	if w.groups != nil {
+		e.Groups = w.groups
+	}
+	if w.sourceDestCheck != nil {
+		e.SourceDestCheck = *w.sourceDestCheck
+	}
+	if e.Attachment == nil && w.attachment != nil && w.attachment.ID != w.detached {
+		a := *w.attachment
+		e.Attachment, e.Status = &a, "attaching"
+	}
+	if e.Attachment == nil {
+		return
+	}
+	a := *e.Attachment
+	if w.terminationOf == a.ID {
+		a.DeleteOnTermination = w.termination
+	}
+	if w.detached == a.ID && a.Status != "detached" {
+		a.Status = "detaching"
+	}
+	e.Attachment = &a
+}
+
+// passedOn reports whether the slot's ENI has the tag of another slot now: it was parked, and went to another node.
+func (d *decider) passedOn() bool {
+	if d.eni != nil && d.eni.ID == d.m.ENI {
+		return false
+	}
+	for _, e := range d.o.Interfaces {
+		if e.ID == d.m.ENI && e.ID != d.m.gone {
+			return true
+		}
+	}
+	return false
+}
+
+// adopt takes an ENI that was found by its tag.
+func (d *decider) adopt() Step {
+	st := Step{Do: Store, Phase: Created, ENI: d.eni.ID, note: note{adopt: true, attempt: d.m.Attempt, request: d.m.Request}}
+	if a := d.attachment(); a != nil {
+		st.Phase, st.note.attached = Attaching, a.ID
+		st.note.found = d.m.Attempt == 0 || d.m.Request == ""
+	}
+	return st
+}
+
+// attachment is the one to this slot's instance or to another, nil for an ENI that is free.
+func (d *decider) attachment() *vpc.Attachment {
+	if d.eni == nil || d.eni.Attachment == nil || d.eni.Attachment.Status == "detached" {
+		return nil
+	}
+	return d.eni.Attachment
+}
+
+// poll asks about the ENI again, at first after half a second, then more rarely.
+func (d *decider) poll(st Step, most time.Duration) Step {
+	last := d.m.describedAt
+	if d.m.own.at.After(last) {
+		last = d.m.own.at
+	}
+	st.At = last.Add(backoff(500*time.Millisecond, most, d.m.polls))
+	if !d.now.Before(st.At) {
+		st.Do, st.ENI = Describe, d.eni.ID
+	}
+	return st
+}
+
+func backoff(first, most time.Duration, n int) time.Duration {
+	return min(first<<min(max(n, 0), 20), most)
+}
+
+// make is the way to an attached ENI.
+func (d *decider) make() Step {
+	a := d.attachment()
+	if a == nil {
+		return d.join()
+	}
+	want := d.s.Options
+	switch {
+	case a.Instance != d.s.Instance:
+		return d.foreign(a)
+	case a.Status == "detaching":
+		return d.poll(Step{Phase: Detaching}, 15*time.Second)
+	case a.DeleteOnTermination != want.DeleteOnTermination:
+		return Step{Do: SetTermination, ENI: d.eni.ID, Attachment: a.ID, Phase: Attaching}
+	case want.SourceDestCheck != nil && d.eni.SourceDestCheck != *want.SourceDestCheck:
+		return Step{Do: SetSourceDestCheck, ENI: d.eni.ID, Attachment: a.ID, Phase: Attaching}
+	case !slices.Equal(d.eni.Groups, d.s.Groups):
+		return Step{Do: SetGroups, ENI: d.eni.ID, Attachment: a.ID, Phase: Attaching}
+	case a.Status == "attaching":
+		return d.poll(Step{Phase: Attaching}, 15*time.Second)
+	}
+	st := Step{Phase: Attached, Attachment: a.ID, note: note{attached: a.ID}}
+	if d.o.Node.Device == "ready" {
+		st.Phase = Ready
+	}
+	return st
+}
+
+// foreign: somebody has attached the slot's ENI to another instance. It is theirs until they give it back.
+func (d *decider) foreign(a *vpc.Attachment) Step {
+	st := Step{
+		Phase: Blocked, Reason: AttachedElsewhere, At: d.seen().Add(foreignAfter),
+		Message: fmt.Sprintf("%s of NodeENI %s is attached to %s, not to %s (node %s): detach it there, or delete it", d.eni.ID, d.s.NodeENI.Name, a.Instance,
+			d.s.Instance, d.s.Node),
+	}
+	if !d.now.Before(st.At) {
+		st.Do, st.ENI = Describe, d.eni.ID
+	}
+	return st
+}
+
+// join creates or attaches, as far as nothing speaks against it.
+func (d *decider) join() Step {
+	if d.eni == nil {
+		if st, ok := d.other(); ok {
+			return st
+		}
+	}
+	phase := Wanted
+	if d.eni != nil {
+		phase = Created
+	}
+	if st, ok := d.instance(phase); !ok {
+		return st
+	}
+	switch {
+	case d.o.Refused != nil:
+		return Step{Phase: Blocked, Reason: d.o.Refused.Reason, Message: d.o.Refused.Message}
+	case d.o.PlannedAt.IsZero():
+		return Step{Phase: phase}
+	case d.o.PlannedAt.Before(d.m.planAfter):
+		return Step{Do: ReadNode, Phase: phase}
+	case d.eni != nil:
+		return Step{Do: Attach, ENI: d.eni.ID, Phase: Attaching}
+	case d.o.Move != nil:
+		return Step{Do: Tag, ENI: d.o.Move.ID, Phase: Creating}
+	}
+	return d.create()
+}
+
+// other: the slot has an ENI that this controller has not made.
+func (d *decider) other() (Step, bool) {
+	switch {
+	case d.o.Adopt != nil && d.o.Adopt.ID != d.m.gone:
+		return Step{Do: Tag, ENI: d.o.Adopt.ID, Phase: Creating}, true
+	case d.o.External != nil:
+		return Step{Phase: External}, true
+	}
+	return Step{}, false
+}
+
+// create stores the parameters, then creates.
+func (d *decider) create() Step {
+	request := slots.Request(d.s, d.o.Cluster)
+	st := Step{Do: Store, Phase: Creating, note: note{attempt: d.m.Attempt, request: request}}
+	switch {
+	case !d.m.mismatch.IsZero() && d.o.LookedAt.Before(d.m.mismatch.Add(overlay)):
+		// The ENI of the other parameters may still appear.
+		return d.lookUpBy(d.m.mismatch.Add(overlay), Creating)
+	case !d.m.mismatch.IsZero() || d.m.Request == "":
+		st.note.attempt++
+		return st
+	case d.m.Request != request:
+		return st
+	}
+	return Step{Do: Create, Phase: Creating}
+}
+
+// lookUpBy looks by tag now and then, for the last time at t.
+func (d *decider) lookUpBy(t time.Time, phase Phase) Step {
+	st := Step{Phase: phase, At: d.o.LookedAt.Add(5 * time.Second)}
+	if t.Before(st.At) {
+		st.At = t
+	}
+	if !d.now.Before(st.At) {
+		st.Do = LookUp
+	}
+	return st
+}
+
+// instance reports whether the slot's instance runs.
+func (d *decider) instance(phase Phase) (Step, bool) {
+	i := d.o.Instance
+	switch {
+	case d.gone():
+		return Step{Phase: phase, Reason: InstanceGone, Message: fmt.Sprintf("instance %s of node %s is gone, and its Node is not yet: "+
+			"the cloud controller manager removes such Nodes, or delete it", d.s.Instance, d.s.Node)}, false
+	case i == nil || d.o.InstanceAt.Before(d.m.instanceAfter):
+		return Step{Do: ReadInstance, Phase: phase}, false
+	case i.State == "running":
+		return Step{}, true
+	}
+	st := Step{
+		Phase: phase, Reason: InstanceNotRunning, At: d.o.InstanceAt.Add(instanceWait),
+		Message: fmt.Sprintf("instance %s of node %s is %s: an ENI is attached once it runs", d.s.Instance, d.s.Node, i.State),
+	}
+	if !d.now.Before(st.At) {
+		st.Do = ReadInstance
+	}
+	return st, false
+}
+
+// gone reports whether the instance has ended, or is about to.
+func (d *decider) gone() bool {
+	i := d.o.Instance
+	return d.m.instanceGone || i != nil && (i.State == "" || i.State == "terminated" || i.State == "shutting-down")
+}

@@ -1,0 +1,181 @@
+package slots
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
+)
+
+// Plan says where the slots of one node go.
+type Plan struct {
+	// Slots are those that were given, with Index and Card.
+	Slots []Slot
+	// External are ENIs of somebody else that satisfy a slot.
+	External map[ID]vpc.Interface
+	// Faults are of slots that must not be created or attached.
+	Faults map[ID]Fault
+	// Holders names the ENIs of the instance, for a message.
+	Holders string
+}
+
+// place is a device index of a network card.
+type place struct{ card, index int }
+
+// PlanNode places the wanted slots of one instance. The interfaces are those attached to it, and the unattached ones of the slots. The type must be
+// known. An ENI that EC2 has attached keeps its place; the others get their exact index, or the next free one upward.
+func PlanNode(wanted []Slot, interfaces []vpc.Interface, kind vpc.InstanceType) Plan {
+	p := planner{
+		Plan:  Plan{Slots: slices.Clone(wanted), External: map[ID]vpc.Interface{}, Faults: map[ID]Fault{}},
+		kind:  kind,
+		taken: map[place]bool{}, onCard: map[int]int{}, own: map[ID]vpc.Interface{},
+	}
+	if len(wanted) == 0 {
+		return p.Plan
+	}
+	p.read(wanted[0].Instance, interfaces)
+	var open []*Slot
+	for i := range p.Slots {
+		if s := &p.Slots[i]; !p.satisfied(s) {
+			open = append(open, s)
+		}
+	}
+	// Those that have an ENI, and then in an order that does not depend on time.
+	slices.SortStableFunc(open, func(a, b *Slot) int {
+		_, hasA := p.own[a.ID]
+		_, hasB := p.own[b.ID]
+		if hasA != hasB {
+			if hasA {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(a.Exact, b.Exact), cmp.Compare(a.NodeENI.Name, b.NodeENI.Name), cmp.Compare(a.ID, b.ID))
+	})
+	p.settle(open)
+	return p.Plan
+}
+
+type planner struct {
+	Plan
+	kind     vpc.InstanceType
+	attached int
+	taken    map[place]bool
+	onCard   map[int]int
+	own      map[ID]vpc.Interface
+	there    []vpc.Interface
+}
+
+func (p *planner) read(instance string, interfaces []vpc.Interface) {
+	var holders []string
+	for _, e := range interfaces {
+		if id := ID(e.Tags[TagSlot]); id != "" && (p.own[id].Attachment == nil) {
+			p.own[id] = e
+		}
+		a := e.Attachment
+		if a == nil || a.Instance != instance || a.Status == "detached" {
+			continue
+		}
+		p.there = append(p.there, e)
+		p.attached++
+		p.onCard[a.NetworkCard]++
+		p.taken[place{a.NetworkCard, a.DeviceIndex}] = true
+		who := e.Tags[vpc.NodeENITag]
+		if who == "" {
+			who = cmp.Or(e.Tags[TagName], e.Description, "no NodeENI")
+		}
+		holders = append(holders, fmt.Sprintf("%s (%s)", e.ID, who))
+	}
+	slices.Sort(holders)
+	p.Holders = strings.Join(holders, ", ")
+}
+
+// satisfied reports whether an ENI is attached for the slot: its own or an external one.
+func (p *planner) satisfied(s *Slot) bool {
+	if a := p.own[s.ID].Attachment; a != nil && a.Instance == s.Instance {
+		s.Index, s.Card = a.DeviceIndex, a.NetworkCard
+		return true
+	}
+	if _, ours := p.own[s.ID]; ours {
+		return false
+	}
+	for _, e := range p.there {
+		if e.SubnetID == s.Subnet && e.Attachment.DeviceIndex == s.Exact && (s.AnyCard || e.Attachment.NetworkCard == s.Card) && external(e) {
+			s.Index, s.Card = e.Attachment.DeviceIndex, e.Attachment.NetworkCard
+			p.External[s.ID] = e
+			return true
+		}
+	}
+	return false
+}
+
+func external(e vpc.Interface) bool {
+	if e.Tags[TagNoManage] != "true" {
+		return false
+	}
+	for k := range e.Tags {
+		if strings.HasPrefix(k, TagPrefix) {
+			return false
+		}
+	}
+	return true
+}
+
+// settle gives the open slots their places: first exact indexes, then the others.
+func (p *planner) settle(open []*Slot) {
+	var moved []*Slot
+	for _, s := range open {
+		if f, ok := p.room(s); !ok {
+			p.Faults[s.ID] = f
+			continue
+		}
+		p.attached++
+		p.onCard[s.Card]++
+		if at := (place{s.Card, s.Exact}); !p.taken[at] {
+			p.taken[at], s.Index = true, s.Exact
+		} else {
+			moved = append(moved, s)
+		}
+	}
+	for _, s := range moved {
+		at := place{s.Card, s.Exact}
+		for p.taken[at] {
+			at.index++
+		}
+		p.taken[at], s.Index = true, at.index
+	}
+}
+
+// room chooses the slot's card, and says whether one more ENI is possible there.
+func (p *planner) room(s *Slot) (Fault, bool) {
+	full := Fault{Reason: NoFreeInterface, NodeENI: s.NodeENI, Node: s.Node}
+	if p.attached >= p.kind.Interfaces {
+		full.Message = fmt.Sprintf("instance %s of node %s (%s) takes %d ENIs, and all are taken or promised; attached are %s: remove one, or use a larger type",
+			s.Instance, s.Node, p.kind.Name, p.kind.Interfaces, p.Holders)
+		return full, false
+	}
+	best, free, known := -1, 0, false
+	for _, c := range p.kind.Cards {
+		left := c.Interfaces - p.onCard[c.Index]
+		if c.Index == s.Card {
+			known = true
+		}
+		if (s.AnyCard || c.Index == s.Card) && left > free {
+			best, free = c.Index, left
+		}
+	}
+	if best >= 0 {
+		s.Card = best
+		return Fault{}, true
+	}
+	if !s.AnyCard && !known {
+		return Fault{Reason: InvalidOption, NodeENI: s.NodeENI, Node: s.Node, Message: fmt.Sprintf(
+			"annotation %s %d of NodeENI %s: type %s of node %s has %d network cards, counted from 0: correct it, or write auto",
+			AnnotationNetworkCard, s.Card, s.NodeENI.Name, p.kind.Name, s.Node, len(p.kind.Cards))}, false
+	}
+	full.Message = fmt.Sprintf("network card %d of instance %s of node %s (%s) is full; attached are %s: remove one, or let annotation %s choose another card",
+		s.Card, s.Instance, s.Node, p.kind.Name, p.Holders, AnnotationNetworkCard)
+	return full, false
+}
