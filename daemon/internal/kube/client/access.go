@@ -53,9 +53,14 @@ func (c *Client) Resources(ctx context.Context) ([]string, error) {
 // Allowed says whether this client may use the verb on a resource ("nodes", "eninodestates/status") of an API group in a namespace, "" for all.
 // Anyone authenticated may ask (ClusterRole system:basic-user).
 func (c *Client) Allowed(ctx context.Context, verb, group, resource, namespace string) (bool, error) {
+	return c.AllowedOn(ctx, verb, group, resource, namespace, "")
+}
+
+// AllowedOn is Allowed for one object, "" for all.
+func (c *Client) AllowedOn(ctx context.Context, verb, group, resource, namespace, name string) (bool, error) {
 	resource, sub, _ := strings.Cut(resource, "/")
 	review := &authorization.SelfSubjectAccessReview{Spec: authorization.SelfSubjectAccessReviewSpec{
-		ResourceAttributes: &authorization.ResourceAttributes{Verb: verb, Group: group, Resource: resource, Subresource: sub, Namespace: namespace},
+		ResourceAttributes: &authorization.ResourceAttributes{Verb: verb, Group: group, Resource: resource, Subresource: sub, Namespace: namespace, Name: name},
 	}}
 	answer, err := c.Core.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
 	if err != nil {

@@ -57,6 +57,24 @@ func (f *Fleet) Rival(ctx context.Context) (*Rival, error) {
 	return f.rivals.judge(list.Items, f.options.Namespace, f.options.Now()), nil
 }
 
+// Leader returns the holder of the Lease in this namespace, "" for nobody, and when it renewed that last by its own clock.
+func (f *Fleet) Leader(ctx context.Context) (holder string, renewed time.Time, err error) {
+	l, err := f.core.CoordinationV1().Leases(f.options.Namespace).Get(ctx, LeaseName, metav1.GetOptions{})
+	if err != nil {
+		if err = typed(err); errors.Is(err, ErrGone) {
+			return "", time.Time{}, nil
+		}
+		return "", time.Time{}, fmt.Errorf("read the Lease %s/%s: %w", f.options.Namespace, LeaseName, err)
+	}
+	if l.Spec.HolderIdentity != nil {
+		holder = *l.Spec.HolderIdentity
+	}
+	if l.Spec.RenewTime != nil {
+		renewed = l.Spec.RenewTime.Time
+	}
+	return holder, renewed, nil
+}
+
 // judge returns the first rival. Hold mu.
 func (r *rivals) judge(leases []coordinationv1.Lease, own string, now time.Time) (found *Rival) {
 	before := r.seen

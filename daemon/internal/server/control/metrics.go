@@ -1,7 +1,6 @@
 package control
 
 import (
-	"errors"
 	"regexp"
 	"runtime"
 
@@ -9,44 +8,30 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 )
 
 const namespace = "multi_eni_controller"
 
-// The values of the label code that are no codes of EC2.
-const (
-	codeOK       = "OK"
-	codeNoAnswer = "NoAnswer"
-	codeOther    = "Other"
-)
-
 func (s *Server) register() {
 	s.calls = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: namespace, Name: "ec2_calls_total",
-		Help: "Calls to EC2 that have ended, by action and EC2's error code. OK is success; NoAnswer may have been done.",
+		Help: "Calls to EC2 that have ended, by action and EC2's error code. OK is success, NoAnswer may have been done, NotSent was not.",
 	}, []string{"action", "code"})
 	s.registry.MustRegister(s.calls, state{s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 }
 
-// Called counts a call to EC2. err is nil or wraps a vpc.EC2Error.
-func (s *Server) Called(action string, err error) { s.calls.WithLabelValues(action, code(err)).Inc() }
+// Called counts a call to EC2 that has ended. code is EC2's error code, or a word for its absence.
+func (s *Server) Called(action, code string) {
+	if !aCode.MatchString(code) {
+		code = codeOther
+	}
+	s.calls.WithLabelValues(action, code).Inc()
+}
 
 // aCode is how EC2 writes an error code. Other texts, of a proxy, would be values without end.
 var aCode = regexp.MustCompile(`^[A-Z][A-Za-z]{1,59}(\.[A-Z][A-Za-z]{1,59})?$`)
 
-func code(err error) string {
-	var failed *vpc.EC2Error
-	switch {
-	case err == nil:
-		return codeOK
-	case !errors.As(err, &failed) || failed.Code == "":
-		return codeNoAnswer
-	case !aCode.MatchString(failed.Code):
-		return codeOther
-	}
-	return failed.Code
-}
+const codeOther = "Other"
 
 // state is a collector of the present State.
 type state struct{ s *Server }
