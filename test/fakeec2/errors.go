@@ -29,7 +29,11 @@ func statusOf(code string) (int, bool) {
 		return http.StatusServiceUnavailable, true
 	case "RequestExpired", "IncompleteSignature", "InvalidRequest", "NoSuchVersion", "InvalidAction", "UnknownParameter", "MissingParameter",
 		"InvalidParameterValue", "InvalidParameterCombination", "InvalidNetworkInterfaceID.NotFound", "OperationNotPermitted",
-		"PrivateIpAddressLimitExceeded", "InsufficientFreeAddressesInSubnet", "InsufficientCidrBlocks":
+		"PrivateIpAddressLimitExceeded", "InsufficientFreeAddressesInSubnet", "InsufficientCidrBlocks",
+		"InvalidNetworkInterfaceId.Malformed", "InvalidNetworkInterface.InUse", "InvalidAttachmentID.NotFound", "InvalidInstanceID.NotFound",
+		"InvalidInstanceID.Malformed", "InvalidInstanceType", "InvalidSubnetID.NotFound", "InvalidSecurityGroupID.NotFound", "InvalidGroup.NotFound",
+		"InvalidParameter", "SecurityGroupsPerInterfaceLimitExceeded", "AttachmentLimitExceeded", "NetworkInterfaceLimitExceeded",
+		"IncorrectState", "IncorrectInstanceState", "IdempotentParameterMismatch", "TagLimitExceeded", "FilterLimitExceeded", "InvalidPaginationToken":
 		return http.StatusBadRequest, true
 	}
 	return 0, false
