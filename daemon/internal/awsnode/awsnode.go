@@ -1,5 +1,5 @@
 // Package awsnode asks AWS about this instance: its ENIs, from the instance metadata service (IMDS), and EC2.
-// It is the only importer of aws-sdk-go-v2.
+// Only it and the packages below it import aws-sdk-go-v2.
 //
 // IMDS gives hints. It lists a detached ENI for a while, and a new one late: neither absence from its answer nor presence proves anything.
 package awsnode

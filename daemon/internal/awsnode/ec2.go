@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"golang.org/x/time/rate"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode/sdk"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
@@ -52,7 +53,7 @@ func NewEC2(imds *Client) *EC2 {
 func (e *EC2) Describe(ctx context.Context) ([]vpc.Attached, error) {
 	client, instance, err := e.connect(ctx)
 	if err != nil {
-		return nil, classify("DescribeNetworkInterfaces", err)
+		return nil, sdk.Classify("DescribeNetworkInterfaces", err)
 	}
 	in := &ec2.DescribeNetworkInterfacesInput{
 		Filters: []types.Filter{{Name: aws.String("attachment.instance-id"), Values: []string{instance}}}, MaxResults: aws.Int32(ec2Page),
@@ -61,17 +62,17 @@ func (e *EC2) Describe(ctx context.Context) ([]vpc.Attached, error) {
 	for more := true; more; more = aws.ToString(in.NextToken) != "" {
 		if in.NextToken != nil {
 			if err := e.limiter.Wait(ctx); err != nil {
-				return nil, classify("DescribeNetworkInterfaces", err)
+				return nil, sdk.Classify("DescribeNetworkInterfaces", err)
 			}
 		}
 		page, err := client.describe(ctx, in)
 		if err != nil {
-			return nil, classify("DescribeNetworkInterfaces", err)
+			return nil, sdk.Classify("DescribeNetworkInterfaces", err)
 		}
 		for i := range page.NetworkInterfaces {
 			a, ok, err := attachedOf(&page.NetworkInterfaces[i])
 			if err != nil {
-				return nil, classify("DescribeNetworkInterfaces", err)
+				return nil, sdk.Classify("DescribeNetworkInterfaces", err)
 			}
 			if ok {
 				all = append(all, a)
@@ -144,7 +145,7 @@ func attachedOf(n *types.NetworkInterface) (a vpc.Attached, ok bool, err error) 
 func (e *EC2) Assign(ctx context.Context, eni device.ENIID, family vpc.Family, prefixes bool, n int) (got []netip.Prefix, err error) {
 	client, _, err := e.connect(ctx)
 	if err != nil {
-		return nil, classify("assign addresses to "+eni.String(), err)
+		return nil, sdk.Classify("assign addresses to "+eni.String(), err)
 	}
 	id, count := aws.String(eni.String()), aws.Int32(int32(min(n, 1<<10))) //nolint:gosec // bounded
 	var addresses, networks []string
@@ -177,19 +178,19 @@ func (e *EC2) Assign(ctx context.Context, eni device.ENIID, family vpc.Family, p
 		}
 	}
 	if err != nil {
-		return nil, classify("assign addresses to "+eni.String(), err)
+		return nil, sdk.Classify("assign addresses to "+eni.String(), err)
 	}
 	for _, s := range addresses {
 		a, err := netip.ParseAddr(s)
 		if err != nil {
-			return nil, classify("assign addresses to "+eni.String(), err)
+			return nil, sdk.Classify("assign addresses to "+eni.String(), err)
 		}
 		got = append(got, netip.PrefixFrom(a, a.BitLen()))
 	}
 	for _, s := range networks {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
-			return nil, classify("assign addresses to "+eni.String(), err)
+			return nil, sdk.Classify("assign addresses to "+eni.String(), err)
 		}
 		got = append(got, p)
 	}
@@ -200,7 +201,7 @@ func (e *EC2) Assign(ctx context.Context, eni device.ENIID, family vpc.Family, p
 func (e *EC2) Unassign(ctx context.Context, eni device.ENIID, family vpc.Family, what []netip.Prefix) error {
 	client, _, err := e.connect(ctx)
 	if err != nil {
-		return classify("unassign addresses of "+eni.String(), err)
+		return sdk.Classify("unassign addresses of "+eni.String(), err)
 	}
 	var addresses, prefixes []string
 	for _, p := range what {
@@ -217,7 +218,7 @@ func (e *EC2) Unassign(ctx context.Context, eni device.ENIID, family vpc.Family,
 		_, err = client.unassign6(ctx, &ec2.UnassignIpv6AddressesInput{NetworkInterfaceId: id, Ipv6Addresses: addresses, Ipv6Prefixes: prefixes})
 	}
 	if err != nil {
-		return classify("unassign addresses of "+eni.String(), err)
+		return sdk.Classify("unassign addresses of "+eni.String(), err)
 	}
 	return nil
 }

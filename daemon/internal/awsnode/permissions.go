@@ -1,19 +1,12 @@
 package awsnode
 
 import (
-	"bytes"
 	"context"
-	"errors"
-	"fmt"
-	"io"
-	"slices"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
-	"github.com/aws/smithy-go"
-	"github.com/aws/smithy-go/middleware"
-	smithyhttp "github.com/aws/smithy-go/transport/http"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode/sdk"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
@@ -59,36 +52,5 @@ func (e *EC2) permitted(ctx context.Context, action string, call func(*ec2Calls)
 	if err == nil {
 		err = call(e.dry)
 	}
-	var api smithy.APIError
-	switch {
-	case err == nil:
-		err = errors.New("EC2 has honoured neither the dry run nor the address")
-	case errors.As(err, &api) && api.ErrorCode() == "DryRunOperation":
-		return nil
-	}
-	return classify(action, err)
-}
-
-// asDryRun makes a client ask only whether it might. EC2 takes DryRun with every action ("Common query parameters" of its API reference);
-// the SDK has it for some.
-func asDryRun(o *ec2.Options) {
-	o.APIOptions = append(slices.Clone(o.APIOptions), func(s *middleware.Stack) error {
-		return s.Serialize.Add(middleware.SerializeMiddlewareFunc("DryRun", addDryRun), middleware.After)
-	})
-}
-
-func addDryRun(ctx context.Context, in middleware.SerializeInput, next middleware.SerializeHandler) (out middleware.SerializeOutput, m middleware.Metadata,
-	err error) {
-	request, ok := in.Request.(*smithyhttp.Request)
-	if !ok {
-		return out, m, &smithy.SerializationError{Err: fmt.Errorf("request is a %T", in.Request)}
-	}
-	body, err := io.ReadAll(request.GetStream())
-	if err != nil {
-		return out, m, &smithy.SerializationError{Err: err}
-	}
-	if in.Request, err = request.SetStream(bytes.NewReader(append(body, "&DryRun=true"...))); err != nil {
-		return out, m, &smithy.SerializationError{Err: err}
-	}
-	return next.HandleSerialize(ctx, in)
+	return sdk.Permitted(action, err)
 }

@@ -1,6 +1,18 @@
 package vpc
 
-import "net/netip"
+import (
+	"context"
+	"net/netip"
+)
+
+// Tags of the controller's ENIs, all set when an ENI is created. NodeENITag and the public controller's are there too.
+const (
+	ClusterTag = "multi-eni.networking.k8s.aws/cluster"
+	UIDTag     = "multi-eni.networking.k8s.aws/nodeeni-uid"
+	SlotTag    = "multi-eni.networking.k8s.aws/slot"
+	// InstanceTag has the id of the instance that the slot is for.
+	InstanceTag = "multi-eni.networking.k8s.aws/instance"
+)
 
 // The values below describe resources of a whole region. The controller uses them; ids are plain text, as Kubernetes objects have them.
 
@@ -22,6 +34,9 @@ type Interface struct {
 	Prefixes []netip.Prefix
 	// Type is EC2's interface type, such as interface, efa or trunk.
 	Type string
+	// Unreadable says which value of EC2's answer makes no sense. The ENI is then unknown: it exists, and no other field counts. ID is "" if
+	// that is the value.
+	Unreadable error
 }
 
 // Attachment is the attachment of an Interface to an instance.
@@ -77,7 +92,7 @@ type Creation struct {
 	Token, SubnetID, Description string
 	Groups                       []string
 	Tags                         map[string]string
-	// SecondaryAddresses, IPv6Addresses and Prefixes are numbers; 0 asks for none.
+	// SecondaryAddresses, IPv6Addresses and Prefixes (of IPv4) are numbers; 0 asks for none.
 	SecondaryAddresses, IPv6Addresses, Prefixes int
 	Tracking                                    Tracking
 }
@@ -105,4 +120,35 @@ type Query struct {
 	Subnets []string
 	// Status is EC2's; "" permits any.
 	Status string
+}
+
+// Priority orders calls that wait for their action's bucket; equal ones go in the order of their coming.
+type Priority int
+
+// The priorities, the first one first. PriorityBulk is that of a context without one.
+const (
+	PriorityRelease Priority = iota - 2
+	// PrioritySingle is for a change that one node or NodeENI waits for.
+	PrioritySingle
+	PriorityBulk
+	PrioritySweep
+)
+
+type priorityKey struct{}
+
+// WithPriority gives the calls of a context their priority.
+func WithPriority(ctx context.Context, p Priority) context.Context {
+	return context.WithValue(ctx, priorityKey{}, p)
+}
+
+// PriorityOf returns a context's priority.
+func PriorityOf(ctx context.Context) Priority {
+	p, _ := ctx.Value(priorityKey{}).(Priority)
+	return p
+}
+
+// Sample has resources of the region to ask for permissions with; "" for one that is not known. ENI is one with the cluster's tag, attached as
+// Attachment to Instance.
+type Sample struct {
+	Cluster, Subnet, Group, ENI, Attachment, Instance string
 }

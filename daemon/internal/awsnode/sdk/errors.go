@@ -1,4 +1,4 @@
-package awsnode
+package sdk
 
 import (
 	"errors"
@@ -14,7 +14,8 @@ import (
 // noCode is the SDK's for an answer without a code (service/ec2/deserializers.go of aws-sdk-go-v2).
 const noCode = "UnknownError"
 
-func classify(call string, err error) *vpc.EC2Error {
+// Classify makes a failed call's error: call names it.
+func Classify(call string, err error) *vpc.EC2Error {
 	e := &vpc.EC2Error{Err: fmt.Errorf("%s: %w", call, err)}
 	var operation *smithy.OperationError
 	for inner := err; errors.As(inner, &operation); inner = operation.Err {
@@ -34,7 +35,7 @@ func classify(call string, err error) *vpc.EC2Error {
 		if e.Kind == vpc.EC2Forbidden && e.Service == "STS" {
 			e.Kind = vpc.EC2Unauthenticated
 		}
-	case e.Service != "EC2" && !errors.Is(err, vpc.ErrOtherService), notSent(err):
+	case e.Service != "EC2" && !errors.Is(err, vpc.ErrOtherService), notSent(err), errors.Is(err, ErrNotSent):
 		e.Kind = vpc.EC2NotSent // nobody to ask as, or nowhere to
 	}
 	return e
@@ -51,7 +52,8 @@ func notSent(err error) bool {
 // an ENI may have as many as of IPv4 (AssignIpv6Addresses).
 func kindOfCode(code string) vpc.EC2Kind {
 	switch code {
-	case "RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled", "EC2ThrottledException":
+	case "RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled", "RequestThrottledException", "EC2ThrottledException",
+		"TooManyRequestsException":
 		return vpc.EC2Throttled
 	case "UnauthorizedOperation", "AccessDenied", "AccessDeniedException", "OptInRequired", "NotAuthorized":
 		return vpc.EC2Forbidden
