@@ -42,8 +42,8 @@ func TestChartStandsAlone(t *testing.T) {
 		return err
 	})
 	crds, globErr := filepath.Glob("crd/*.yaml")
-	if err != nil || globErr != nil || copies != len(crds)+3 {
-		t.Errorf("%d copies, want the %d CRDs, alerts, PodMonitor and dashboard: %v, %v", copies, len(crds), err, globErr)
+	if err != nil || globErr != nil || copies != len(crds)+4 {
+		t.Errorf("%d copies, want the %d CRDs, alerts, two PodMonitors and dashboard: %v, %v", copies, len(crds), err, globErr)
 	}
 }
 

@@ -53,7 +53,7 @@ func TestManifests(t *testing.T) {
 		}
 	}
 	if seen["DaemonSet"] != 10 || seen["ConfigMap"] != 1 || seen["Job"] != 1 || seen["NodeENI"] == 0 || seen["NetworkAttachmentDefinition"] == 0 ||
-		seen["PodMonitor"] != 1 || seen["PrometheusRule"] != 1 {
+		seen["PodMonitor"] != 2 || seen["PrometheusRule"] != 1 {
 		t.Errorf("objects by kind %v", seen)
 	}
 }

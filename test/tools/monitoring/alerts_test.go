@@ -50,6 +50,9 @@ func ruleFile(t *testing.T) string {
 // from are the labels that a scrape by the PodMonitor adds.
 const from = `job="kube-system/multi-enid", instance="10.0.0.7:9616", node="node-1"`
 
+// controllerFrom are the same of a replica of the controller.
+const controllerFrom = `job="kube-system/multi-enid-controller", instance="10.0.0.8:9617", pod="multi-enid-controller-x", node="node-2"`
+
 // alertCase is a daemon's metrics, and the alert that they must cause, with its times.
 type alertCase struct {
 	alert string
@@ -102,10 +105,36 @@ func alertCases() []alertCase {
 	}
 }
 
+// controllerCases are the same for the controller's metrics.
+func controllerCases() []alertCase {
+	metric := func(name, samples string) string {
+		begin, labels, labelled := strings.Cut(name, "{")
+		if labelled {
+			labels = strings.TrimSuffix(labels, "}") + ", "
+		}
+		return "multi_eni_controller_" + begin + "{" + labels + controllerFrom + "} " + samples
+	}
+	return []alertCase{
+		{"MultiENIControllerDown", []string{`up{` + controllerFrom + `} 1x4 0x20 1x5`}, 14, 15, 26, "multi-enid-controller-x does not answer"},
+		{"MultiENIControllerNotLed", []string{metric("leader", "1x4 0x20 1x5"), `multi_eni_controller_leader{job="kube-system/multi-enid-controller", pod="y"} 0x40`},
+			9, 10, 26, "No replica"},
+		{"MultiENIControllerPaused", []string{metric(`blocked{reason="OtherController"}`, "_x5 1x30")}, 19, 20, 0, "Another controller"},
+		{"MultiENIControllerResyncOld", []string{metric("resync_age_seconds", "0+60x40 0x5")}, 35, 36, 42, "has not compared EC2"},
+		{"MultiENIControllerDenied", []string{metric(`ec2_calls_total{action="CreateNetworkInterface", code="UnauthorizedOperation"}`, "0x4 1x60")}, 14, 16, 45,
+			"denies CreateNetworkInterface to the controller (UnauthorizedOperation)"},
+		{"MultiENIControllerThrottled", []string{metric(`ec2_calls_total{action="AttachNetworkInterface", code="RequestLimitExceeded"}`, "0x4 0+1x90 90x20")}, 64, 67, 110,
+			"throttled AttachNetworkInterface"},
+		{"MultiENISlotsBlocked", []string{metric(`blocked{reason="SubnetFull"}`, "_x5 3x30")}, 19, 20, 0, "3 ENIs cannot be had (SubnetFull)"},
+		{"MultiENIReleaseWaits", []string{metric("release_wait_seconds", "0+60x370 0x9")}, 365, 367, 375, "has waited for its release for 6h"},
+		{"MultiENIDetachStuck", []string{metric(`slots{phase="Detaching"}`, "0x4 1x40 0x5")}, 34, 35, 46, "1 ENIs do not finish"},
+		{"MultiENILeakedENIs", []string{metric("leaked_enis", "0x4 2x70 0x5")}, 64, 65, 76, "2 ENIs of this cluster"},
+	}
+}
+
 func TestAlerts(t *testing.T) {
 	path := ruleFile(t)
 	tried := map[string]bool{}
-	for _, tt := range alertCases() {
+	for _, tt := range slices.Concat(alertCases(), controllerCases()) {
 		tried[tt.alert] = true
 		t.Run(tt.alert, func(t *testing.T) {
 			firing := evaluate(t, path, tt.series, max(tt.firing, tt.over))
@@ -143,6 +172,26 @@ func TestHealthyNodeIsSilent(t *testing.T) {
 		`multi_eni_device_plugin_state{state="NotFound", ` + from + `} 0x1440`, `multi_eni_advertised_devices{` + from + `} 2x1440`,
 		`multi_eni_device_plugin_restarts_total{result="verified", ` + from + `} 0x100 1x500 2x840`,
 		`multi_eni_driver_changes_total{result="failed", to="kernel", ` + from + `} 0x1440`, `multi_eni_events_dropped_total{` + from + `} 0x1440`,
+	}, 1440)
+	for minute, got := range firing {
+		if len(got) > 0 {
+			t.Errorf("minute %d: %v", minute, got)
+		}
+	}
+}
+
+// TestHealthyControllerIsSilent: with a stopped instance, a node of Auto Mode, a parked ENI and a bulk of work there is nothing to do for people.
+func TestHealthyControllerIsSilent(t *testing.T) {
+	of := controllerFrom + "} "
+	firing := evaluate(t, ruleFile(t), []string{
+		`up{` + of + `1x1440`, `multi_eni_controller_leader{` + of + `1x1440`, `multi_eni_controller_resync_age_seconds{` + of + `0+60x9 0+60x9 0+60x9`,
+		`multi_eni_controller_blocked{reason="InstanceNotRunning", ` + of + `2x1440`, `multi_eni_controller_blocked{reason="InstanceGone", ` + of + `1x1440`,
+		`multi_eni_controller_blocked{reason="AutoModeNode", ` + of + `4x1440`, `multi_eni_controller_parked_enis{` + of + `1x1440`,
+		`multi_eni_controller_slots{phase="Draining", ` + of + `2x1440`, `multi_eni_controller_slots{phase="Wanted", ` + of + `2x1440`,
+		`multi_eni_controller_slots{phase="Detaching", ` + of + `0x10 3x5 0x1425`, `multi_eni_controller_release_wait_seconds{` + of + `0x1440`,
+		`multi_eni_controller_ec2_calls_total{action="CreateNetworkInterface", code="OK", ` + of + `0+240x1440`,
+		`multi_eni_controller_ec2_calls_total{action="CreateNetworkInterface", code="RequestLimitExceeded", ` + of + `0x100 5x1340`,
+		`multi_eni_controller_leaked_enis{` + of + `0x60 1x19 0x1360`,
 	}, 1440)
 	for minute, got := range firing {
 		if len(got) > 0 {
@@ -278,8 +327,15 @@ func runbook(t *testing.T, url string) string {
 }
 
 func TestPodMonitor(t *testing.T) {
+	for _, file := range []string{"podmonitor.yaml", "podmonitor-controller.yaml"} {
+		t.Run(file, func(t *testing.T) { podMonitor(t, file) })
+	}
+}
+
+func podMonitor(t *testing.T, file string) {
+	t.Helper()
 	var monitor operator.PodMonitor
-	decode(t, "podmonitor.yaml", &monitor)
+	decode(t, file, &monitor)
 	port := "metrics"
 	want := []operator.PodMetricsEndpoint{{Port: &port, RelabelConfigs: []operator.RelabelConfig{
 		{SourceLabels: []operator.LabelName{"__meta_kubernetes_pod_node_name"}, TargetLabel: "node"},

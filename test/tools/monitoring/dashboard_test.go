@@ -114,7 +114,7 @@ func TestDashboard(t *testing.T) {
 			if _, err := parser.NewParser(parser.Options{}).ParseExpr(expr); err != nil {
 				t.Errorf("panel %q: %v", p.Title, err)
 			}
-			if !strings.Contains(target.Expr, `node=~"$node"`) {
+			if !strings.Contains(target.Expr, "multi_eni_controller_") && !strings.Contains(target.Expr, `node=~"$node"`) {
 				t.Errorf("panel %q: %s does not heed the chosen nodes", p.Title, target.Expr)
 			}
 		}
