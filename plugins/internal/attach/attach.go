@@ -182,7 +182,8 @@ func (c *call) assemble(paths netconf.Paths, bootID string, exec invoke.Exec) {
 		Plugins: c.plugins, Leases: c.addresses.Leases, Policy: c.policy,
 	}
 	c.holder = &hold.Holder{
-		Fit: &hold.Fit{Config: c.cfg, Host: c.host, Sys: sys}, Args: c.args, ID: id, Pod: c.pod(), PodUID: c.env["K8S_POD_UID"],
+		Reselect: c.selector.Candidates,
+		Fit:      &hold.Fit{Config: c.cfg, Host: c.host, Sys: sys}, Args: c.args, ID: id, Pod: c.pod(), PodUID: c.env["K8S_POD_UID"],
 		Records: c.records, Presence: c.presence, Plugins: c.plugins, Addresses: c.addresses, Releaser: c.releaser, Steps: c.steps, Log: c.log,
 	}
 }

@@ -26,6 +26,8 @@ import (
 
 // Holder takes devices for the pod of one call. All fields but Pod and PodUID are needed.
 type Holder struct {
+	// Reselect selects anew, by the inventory of this moment.
+	Reselect    func() ([]selection.Candidate, error)
 	Fit         *Fit
 	Args        *skel.CmdArgs
 	ID          nodestate.AttachmentID
@@ -107,6 +109,9 @@ func (h *Holder) takeUnder(ctx context.Context, lock func(context.Context, devic
 		return nil, err
 	}
 	defer unlock()
+	if cand, err = h.reselect(cand); err != nil {
+		return nil, err
+	}
 	if err := h.evict(ctx, cand.PCI, exclusive); err != nil {
 		return nil, err
 	}
@@ -130,6 +135,21 @@ func (h *Holder) takeUnder(ctx context.Context, lock func(context.Context, devic
 	}
 	got.Record, err = h.begin(got, cand, ns)
 	return got, err
+}
+
+// reselect returns the candidate by the inventory of this moment, or a refusal: since it was selected, the daemon may have begun to drain
+// the device, or have released it. The daemon takes the device lock between that and its look for the last pod. Hold the device lock.
+func (h *Holder) reselect(cand selection.Candidate) (selection.Candidate, error) {
+	all, err := h.Reselect()
+	if err != nil {
+		return cand, err
+	}
+	for _, now := range all {
+		if now.PCI == cand.PCI && (now.Row == nil) == (cand.Row == nil) && (now.Row == nil || now.Row.ENIID == cand.Row.ENIID) {
+			return now, nil
+		}
+	}
+	return cand, refusal.New(refusal.TryAgain, "device %s was another one when it was selected: the inventory has changed since; try again", cand.PCI)
 }
 
 // checkUnread refuses a device that an unreadable record may name. It ignores files that others
