@@ -48,7 +48,7 @@ func (m Memory) done(st Step, r Result, now time.Time) Memory {
 	}
 	switch st.Do {
 	case Store:
-		m = m.stored(st)
+		m = m.stored(st, now)
 	case Create:
 		m.own.created, m.createdAt, m.missingSince = r.Interface, now, time.Time{}
 		if r.Interface != nil {
@@ -67,6 +67,9 @@ func (m Memory) done(st Step, r Result, now time.Time) Memory {
 		m.own.sourceDestCheck = st.Slot.Options.SourceDestCheck
 	case Tag:
 		m.ENI, m.AttachmentID, m.own.tagged, m.lookAfter = st.ENI, "", st.ENI, now
+		if m.Request == moving {
+			m.Request = moved
+		}
 	case Detach, ForceDetach:
 		m.own.detached = st.Attachment
 		if m.detachingSince.IsZero() {
@@ -77,6 +80,9 @@ func (m Memory) done(st Step, r Result, now time.Time) Memory {
 	case Describe:
 		m.describedAt, m.missingSince = now, time.Time{}
 		m.polls++
+	case ReadNode:
+		m.nodeReadAt = now
+		m.polls++
 	case ReadInstance:
 		m.instanceMissing = time.Time{}
 	case Drop:
@@ -85,14 +91,12 @@ func (m Memory) done(st Step, r Result, now time.Time) Memory {
 	return m
 }
 
-func (m Memory) stored(st Step) Memory {
+func (m Memory) stored(st Step, now time.Time) Memory {
 	n := st.note
 	if n.adopt {
 		m.own, m.missingSince, m.mismatch = own{}, time.Time{}, time.Time{}
-		m.ENI, m.AttachmentID, m.Found = st.ENI, n.attached, n.found
-		if st.ENI == "" {
-			m.Request = ""
-		}
+		m.ENI, m.AttachmentID, m.Found, m.createdAt = st.ENI, n.attached, n.found, now
+		m.Request = n.request
 		return m
 	}
 	if n.attempt != m.Attempt {

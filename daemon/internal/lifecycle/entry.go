@@ -14,7 +14,10 @@ func Restore(e v1alpha1.AttachmentEntry, now time.Time) Memory {
 		Attempt: e.Attempt, Request: e.Request, ENI: e.ENIID, AttachmentID: e.AttachmentID, Phase: Phase(e.Phase), Reason: e.Reason, Message: e.Message,
 		Found: e.Found, settled: now.Add(overlay),
 	}
-	if e.ENIID != "" && e.AttachmentID == "" {
+	if m.Phase == External {
+		m.ENI, m.AttachmentID = "", "" // somebody else's
+	}
+	if m.ENI != "" {
 		m.createdAt = now // or earlier
 	}
 	if e.Wanted == v1alpha1.WantedReleased {

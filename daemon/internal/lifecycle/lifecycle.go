@@ -98,6 +98,8 @@ type Node struct {
 	// Reported: a daemon has written a status at least once. Protocol is its status.protocol; 0 is an old daemon.
 	Reported bool
 	Protocol int
+	// Lost: the slot's entry was in an ENINodeState that is no more (its UID has changed, or it is gone), so that an earlier report may be lost.
+	Lost bool
 	// Released: status.released has this slot with this ENI, and the daemon wrote it after it had seen the present wish to release.
 	Released bool
 	// Device is the phase of the ENI in status.devices: "", pending, ready or draining. Holders are pods, as namespace/name.
@@ -155,14 +157,20 @@ type Memory struct {
 	// settled is when a look by tag begins to prove that there is nothing. lookAfter: something is unclear; no act before a look begun later.
 	settled, lookAfter, planAfter, instanceAfter time.Time
 	// describedAt is the last answer about ENI; polls counts them in this phase.
-	describedAt time.Time
-	polls       int
+	describedAt, nodeReadAt time.Time
+	polls                   int
 	// missingSince is when ENI was first not found, zero when it was seen since; instanceMissing is the same for the instance.
 	createdAt, detachingSince, drainingSince, missingSince, instanceMissing, mismatch time.Time
 	instanceGone, reported                                                            bool
 	// gone is an ENI that no longer exists, whatever a late answer says.
 	gone string
 }
+
+// Values of Memory.Request for a parked ENI: it is to get the slot's tags, and has them.
+const (
+	moving = "move"
+	moved  = "moved"
+)
 
 // own are the controller's own writes, which late answers do not show yet.
 type own struct {

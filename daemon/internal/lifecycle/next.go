@@ -28,7 +28,7 @@ func Next(s slots.Slot, o Observed, m Memory, now time.Time) Step {
 	st := d.decide()
 	st.Slot = s
 	st.note.reported = o.Node.Reported
-	st.note.lost = m.reported && !o.Node.Reported
+	st.note.lost = o.Node.Lost || m.reported && !o.Node.Reported
 	st.note.holders = o.Holders
 	st.note.draining = !o.Wanted && (!m.drainingSince.IsZero() || st.note.draining || !o.Node.Exists)
 	if st.Do != Wait && st.Do == m.Failed && now.Before(m.RetryAt) {
@@ -63,6 +63,9 @@ func (d *decider) decide() Step {
 		return d.look()
 	}
 	if d.m.ENI != "" && d.passedOn() {
+		if d.seen().Before(d.m.settled) { // a late answer, maybe
+			return d.lookAt(d.m.settled)
+		}
 		return Step{Do: Store, Phase: Wanted, note: note{adopt: true}}
 	}
 	for _, t := range d.twins {
@@ -97,13 +100,25 @@ func (d *decider) look() Step {
 	return Step{Do: LookUp}
 }
 
+// lookAt asks about the slot's ENI each 5 seconds, at last at t.
+func (d *decider) lookAt(t time.Time) Step {
+	st := Step{At: d.seen().Add(5 * time.Second), ENI: d.m.ENI}
+	if t.Before(st.At) {
+		st.At = t
+	}
+	if !d.now.Before(st.At) {
+		st.Do = Describe
+	}
+	return st
+}
+
 // find picks the slot's ENI from the answers, and lays the controller's own writes over it.
 func (d *decider) find() {
 	m, fresh := d.m, d.seen().Before(d.m.own.at.Add(overlay))
 	var all []vpc.Interface
 	for _, e := range d.o.Interfaces {
 		slot := slots.ID(e.Tags[slots.TagSlot])
-		mine := slot == d.s.ID || e.ID == m.ENI && (slot == "" || fresh && m.own.tagged == e.ID)
+		mine := slot == d.s.ID || e.ID == m.ENI && (slot == "" || m.Request == moving && d.o.Wanted && e.Attachment == nil || fresh && m.own.tagged == e.ID)
 		if mine && e.ID != m.gone {
 			all = append(all, e)
 		}
@@ -268,15 +283,15 @@ func (d *decider) join() Step {
 	}
 	switch {
 	case d.o.Refused != nil:
-		return Step{Phase: Blocked, Reason: d.o.Refused.Reason, Message: d.o.Refused.Message}
-	case d.o.PlannedAt.IsZero():
-		return Step{Phase: phase}
-	case d.o.PlannedAt.Before(d.m.planAfter):
-		return Step{Do: ReadNode, Phase: phase}
+		return d.readNodeBy(backoff(time.Minute, 10*time.Minute, d.m.polls), Step{Phase: Blocked, Reason: d.o.Refused.Reason, Message: d.o.Refused.Message})
+	case d.o.PlannedAt.IsZero() || d.o.PlannedAt.Before(d.m.planAfter):
+		return d.readNodeBy(0, Step{Phase: phase})
+	case d.eni != nil && d.m.Request == moving:
+		return Step{Do: Tag, ENI: d.eni.ID, Phase: Creating}
 	case d.eni != nil:
 		return Step{Do: Attach, ENI: d.eni.ID, Phase: Attaching}
-	case d.o.Move != nil:
-		return Step{Do: Tag, ENI: d.o.Move.ID, Phase: Creating}
+	case d.o.Move != nil && d.m.Request == "":
+		return Step{Do: Store, ENI: d.o.Move.ID, Phase: Creating, note: note{adopt: true, attempt: d.m.Attempt, request: moving}}
 	}
 	return d.create()
 }
@@ -287,9 +302,21 @@ func (d *decider) other() (Step, bool) {
 	case d.o.Adopt != nil && d.o.Adopt.ID != d.m.gone:
 		return Step{Do: Tag, ENI: d.o.Adopt.ID, Phase: Creating}, true
 	case d.o.External != nil:
-		return Step{Phase: External}, true
+		return d.readNodeBy(10*time.Minute, Step{Phase: External}), true
 	}
 	return Step{}, false
+}
+
+// readNodeBy looks at the instance's ENIs again when the plan is this old, but not more often than each 15 seconds.
+func (d *decider) readNodeBy(age time.Duration, st Step) Step {
+	st.At = d.o.PlannedAt.Add(age)
+	if t := d.m.nodeReadAt.Add(15 * time.Second); !d.m.nodeReadAt.IsZero() && t.After(st.At) {
+		st.At = t
+	}
+	if !d.now.Before(st.At) {
+		st.Do = ReadNode
+	}
+	return st
 }
 
 // create stores the parameters, then creates.
@@ -347,4 +374,11 @@ func (d *decider) instance(phase Phase) (Step, bool) {
 func (d *decider) gone() bool {
 	i := d.o.Instance
 	return d.m.instanceGone || i != nil && (i.State == "" || i.State == "terminated" || i.State == "shutting-down")
+}
+
+// View returns the slot's ENI with the controller's own writes, for a plan of the node; nil for none.
+func View(s slots.Slot, o Observed, m Memory) *vpc.Interface {
+	d := decider{s: s, o: o, m: m}
+	d.find()
+	return d.eni
 }

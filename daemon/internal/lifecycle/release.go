@@ -79,7 +79,7 @@ func (d *decider) mayDetach() (Step, bool) {
 }
 
 // found reports whether the ENI may have been given to pods by a daemon whose report is lost.
-func (d *decider) found() bool { return d.m.Found || d.m.reported }
+func (d *decider) found() bool { return d.m.Found || d.m.reported || d.o.Node.Lost }
 
 // never is when an ENI may go whose node no daemon has ever reported on.
 func (d *decider) never() time.Time {
