@@ -119,6 +119,7 @@ func (s *Server) insert(e ENI, at time.Time) *record {
 		r.before = s.hide(r, at, 0)
 	}
 	s.enis[e.ID] = r
+	s.living++
 	i, _ := slices.BinarySearchFunc(s.sorted, e.ID, byID)
 	s.sorted = slices.Insert(s.sorted, i, r)
 	s.commitFrom(r, ENI{}, func(n *ENI) { *n = e }, !at.IsZero())
@@ -146,6 +147,7 @@ func (s *Server) change(r *record, at time.Time, edit func(*ENI)) {
 
 func (s *Server) remove(r *record, at time.Time) {
 	r.before = s.hide(r, at, s.cfg.DeleteLag)
+	s.living--
 	s.commit(r, func(e *ENI) {
 		e.detach()
 		e.Deleted = at

@@ -90,6 +90,7 @@ type Server struct {
 
 	mu        sync.Mutex
 	enis      map[string]*record // all that ever were
+	living    int                // ENIs not deleted
 	sorted    []*record          // by id, without ENIs that no view shows
 	index     map[string]map[*record]struct{}
 	pools     map[string]*pool // by subnet

@@ -22,8 +22,9 @@ func TestStrict(t *testing.T) {
 		authorization, body, want string
 		unknown                   bool
 	}{
-		"unsigned":        {"", "Action=DescribeNetworkInterfaces&Version=2016-11-15", "<Code>AuthFailure</Code>", false},
-		"other service":   {strings.Replace(signed, "/ec2/", "/sts/", 1), "Action=DescribeNetworkInterfaces&Version=2016-11-15", "<Code>AuthFailure</Code>", false},
+		"unsigned": {"", "Action=DescribeNetworkInterfaces&Version=2016-11-15", "<Code>AuthFailure</Code>", false},
+		"other service": {strings.Replace(signed, "/ec2/", "/sts/", 1), "Action=DescribeNetworkInterfaces&Version=2016-11-15",
+			"<Code>AuthFailure</Code>", false},
 		"unknown action":  {signed, "Action=TerminateInstances&Version=2016-11-15", "<Code>InvalidAction</Code>", true},
 		"unknown version": {signed, "Action=DescribeNetworkInterfaces&Version=2015-01-01", "<Code>NoSuchVersion</Code>", false},
 		"unknown parameter": {signed, "Action=DescribeNetworkInterfaces&Version=2016-11-15&Filter.1.Name=attachment.instance-id&Filter.1.Value.1=i-1&Color=red",

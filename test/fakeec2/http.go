@@ -46,6 +46,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if fault != "" && fault != Lose && fault != Truncate {
+		s.refused(action)
 		s.answerError(w, refuse(fault, "as told to"))
 		return
 	}
@@ -68,6 +69,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer = answer[:len(answer)*2/3]
 	}
 	fmt.Fprint(w, answer)
+}
+
+func (s *Server) refused(action string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tally[action].Refused++
 }
 
 func (s *Server) answerError(w http.ResponseWriter, err error) {

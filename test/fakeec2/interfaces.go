@@ -51,7 +51,7 @@ func (s *Server) create(c *call) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if s.cfg.PerRegion > 0 && s.living() >= s.cfg.PerRegion {
+	if s.cfg.PerRegion > 0 && s.living >= s.cfg.PerRegion {
 		return "", refuse("NetworkInterfaceLimitExceeded", "Maximum number of network interfaces, %d, reached.", s.cfg.PerRegion)
 	}
 	e.ID, e.MAC, e.Token, e.Created, e.Pending = s.id("eni-"), s.mac(), token, c.now, s.cfg.CreateTakes > 0
@@ -66,15 +66,6 @@ func (s *Server) create(c *call) (string, error) {
 		s.after(c.now, s.cfg.CreateTakes, func(at time.Time) { s.change(r, at, func(e *ENI) { e.Pending = false }) })
 	}
 	return item("clientToken", text(token)) + item("networkInterface", s.showENI(answer)), nil
-}
-
-func (s *Server) living() (n int) {
-	for _, r := range s.sorted {
-		if r.Deleted.IsZero() {
-			n++
-		}
-	}
-	return n
 }
 
 // design reads the parameters of a new ENI, and chooses its addresses.

@@ -29,7 +29,8 @@ func newWorld(t *testing.T, edit ...func(*Config)) *world {
 	w := &world{T: t, now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
 	cfg := Config{
 		Subnets: []Subnet{
-			{ID: "subnet-1", IPv4: netip.MustParsePrefix("10.0.1.0/24"), IPv6: netip.MustParsePrefix("2001:db8:1::/64"), Tags: map[string]string{"Name": "blue"}},
+			{ID: "subnet-1", IPv4: netip.MustParsePrefix("10.0.1.0/24"), IPv6: netip.MustParsePrefix("2001:db8:1::/64"),
+				Tags: map[string]string{"Name": "blue"}},
 			{ID: "subnet-2", IPv4: netip.MustParsePrefix("10.0.2.0/28"), Zone: "eu-central-1b"},
 			{ID: "subnet-9", IPv4: netip.MustParsePrefix("10.9.0.0/24"), VPCID: "vpc-9"},
 		},

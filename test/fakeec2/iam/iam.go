@@ -146,6 +146,14 @@ func known(key string) bool {
 	}, key)
 }
 
+// Statements is the number of statements.
+func (p *Policy) Statements() int { return len(p.statements) }
+
+// Without returns the policy without its i-th statement. A test shows with it that each statement is needed.
+func (p *Policy) Without(i int) *Policy {
+	return &Policy{slices.Delete(slices.Clone(p.statements), i, i+1)}
+}
+
 // Request is an action on a resource. Keys are the condition keys that the request has; only aws:TagKeys may have several values, or none.
 type Request struct {
 	Action, Resource string
