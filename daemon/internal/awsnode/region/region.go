@@ -33,6 +33,8 @@ const (
 
 // Config says how a Client asks.
 type Config struct {
+	// Region is the name of the region; "" stands for the SDK's usual, and for the instance's metadata without one.
+	Region string
 	// QPS and Burst are for each action alone; 0 stands for 4 a second and 20.
 	QPS   float64
 	Burst int

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/smithy-go"
@@ -66,7 +67,7 @@ func (c *Client) connect(ctx context.Context) (*connection, error) {
 	if conn := c.connected.Load(); conn != nil {
 		return conn, nil
 	}
-	cfg, err := sdk.Configure(ctx, func() aws.Retryer { return aws.NopRetryer{} }, regionOfInstance)
+	cfg, err := sdk.Configure(ctx, func() aws.Retryer { return aws.NopRetryer{} }, regionOfInstance, config.WithRegion(c.cfg.Region))
 	if err != nil {
 		return nil, err
 	}

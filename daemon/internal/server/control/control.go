@@ -31,7 +31,7 @@ const (
 	maxScrapes    = 4        // at once
 )
 
-// aliveWithin bounds the age of the leader's last turn. Its loop turns each minute without news.
+// aliveWithin bounds the age of the leader's last turn. Its loop looks for another controller every 10 s.
 const aliveWithin = 5 * time.Minute
 
 // State is the controller's present. Fields below Leader are looked at only while it is true.
@@ -39,7 +39,7 @@ type State struct {
 	// Synced: every informer has read its whole list once.
 	Synced bool
 	Leader bool
-	// Turned is the end of the loop's last turn; zero before the first.
+	// Turned is the end of the loop's last turn; zero before the first, which waits for EC2 and the API server.
 	Turned time.Time
 	// OtherController: the public controller is at work, so this one changes nothing.
 	OtherController bool
@@ -80,12 +80,11 @@ type Server struct {
 	Options
 	registry *prometheus.Registry
 	calls    *prometheus.CounterVec
-	started  time.Time
 }
 
 // New returns a Server that serves nothing yet.
 func New(o Options) *Server {
-	s := &Server{Options: o, registry: prometheus.NewRegistry(), started: o.Now()}
+	s := &Server{Options: o, registry: prometheus.NewRegistry()}
 	s.register()
 	return s
 }
@@ -146,17 +145,10 @@ func (s *Server) handler() http.Handler {
 // fault says why the process should be restarted; "" for no reason. A standby is alive while it answers.
 func (s *Server) fault() string {
 	now := s.State()
-	if !now.Leader {
+	if !now.Leader || now.Turned.IsZero() || s.Now().Sub(now.Turned) <= aliveWithin {
 		return ""
 	}
-	turned := now.Turned
-	if turned.IsZero() {
-		turned = s.started
-	}
-	if s.Now().Sub(turned) <= aliveWithin {
-		return ""
-	}
-	return "no turn of the loop has ended since " + turned.UTC().Format(time.RFC3339)
+	return "no turn of the loop has ended since " + now.Turned.UTC().Format(time.RFC3339)
 }
 
 func answer(w http.ResponseWriter, fault string) {

@@ -97,13 +97,13 @@ func TestProbes(t *testing.T) {
 		after          time.Duration
 		healthz, ready int
 	}{
-		"at the start":               {State{}, 0, 200, 503},
-		"a standby":                  {State{Synced: true}, time.Hour, 200, 200},
-		"a standby that never read":  {State{}, time.Hour, 200, 503},
-		"a leader":                   {busy(), aliveWithin, 200, 200},
-		"a leader that hangs":        {busy(), aliveWithin + 1, 503, 200},
-		"a new leader":               {State{Synced: true, Leader: true}, time.Minute, 200, 200},
-		"a leader that never turned": {State{Synced: true, Leader: true}, aliveWithin + 1, 503, 200},
+		"at the start":                {State{}, 0, 200, 503},
+		"a standby":                   {State{Synced: true}, time.Hour, 200, 200},
+		"a standby that never read":   {State{}, time.Hour, 200, 503},
+		"a leader":                    {busy(), aliveWithin, 200, 200},
+		"a leader that hangs":         {busy(), aliveWithin + 1, 503, 200},
+		"a new leader":                {State{Synced: true, Leader: true}, time.Minute, 200, 200},
+		"a leader that waits for EC2": {State{Synced: true, Leader: true}, aliveWithin + 1, 200, 200},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := &world{now: noon}
