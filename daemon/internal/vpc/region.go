@@ -5,15 +5,6 @@ import (
 	"net/netip"
 )
 
-// Tags of the controller's ENIs, all set when an ENI is created. NodeENITag and the public controller's are there too.
-const (
-	ClusterTag = "multi-eni.networking.k8s.aws/cluster"
-	UIDTag     = "multi-eni.networking.k8s.aws/nodeeni-uid"
-	SlotTag    = "multi-eni.networking.k8s.aws/slot"
-	// InstanceTag has the id of the instance that the slot is for.
-	InstanceTag = "multi-eni.networking.k8s.aws/instance"
-)
-
 // The values below describe resources of a whole region. The controller uses them; ids are plain text, as Kubernetes objects have them.
 
 // Interface is an ENI as DescribeNetworkInterfaces describes it.

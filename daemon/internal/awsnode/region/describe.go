@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode/sdk"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 )
 
@@ -182,8 +183,9 @@ func (c *Client) listGroups(ctx context.Context, filters ...types.Filter) (all [
 
 // lookup makes the batcher of a kind of thing by the values of one filter. A filter is used for ids, too: it names no error for an id that
 // does not exist, so one absent ENI neither fails the others nor costs a call of its own. Callers count absence only when it is said twice.
-func lookup[Raw, V any](list func(context.Context, ...types.Filter) ([]Raw, error), name string, key func(*Raw) string, parse func(*Raw) (V, error),
-) *batcher[[]V] {
+// unique values have one thing at most.
+func lookup[Raw, V any](list func(context.Context, ...types.Filter) ([]Raw, error), name string, unique bool, key func(*Raw) string,
+	parse func(*Raw) (V, error)) *batcher[[]V] {
 	return &batcher[[]V]{ask: func(ctx context.Context, values []string) []answer[[]V] {
 		return divide(ctx, values, func(values []string) ([]answer[[]V], error) {
 			raw, err := list(ctx, filter(name, values...))
@@ -191,7 +193,7 @@ func lookup[Raw, V any](list func(context.Context, ...types.Filter) ([]Raw, erro
 				return nil, err
 			}
 			answers := map[string]answer[[]V]{}
-			var lost error // concerns an unknown one of the values
+			var lost error // concerns one of the values, and nobody knows which
 			for i := range raw {
 				v, err := parse(&raw[i])
 				k := key(&raw[i])
@@ -207,7 +209,11 @@ func lookup[Raw, V any](list func(context.Context, ...types.Filter) ([]Raw, erro
 			out := make([]answer[[]V], len(values))
 			for i, value := range values {
 				out[i] = answers[value]
-				if err := errors.Join(out[i].err, lost); err != nil {
+				err := out[i].err
+				if !unique || len(out[i].value) == 0 {
+					err = errors.Join(err, lost)
+				}
+				if err != nil {
 					out[i] = answer[[]V]{err: &vpc.EC2Error{Kind: vpc.EC2Unknown, Service: "EC2", Err: err}}
 				}
 			}
@@ -244,21 +250,21 @@ func divide[V any](ctx context.Context, values []string, ask func([]string) ([]a
 
 func (c *Client) batches() {
 	readable := func(n *types.NetworkInterface) (vpc.Interface, error) { i := interfaceOf(n); return i, i.Unreadable }
-	interfaces := func(name string, key func(*types.NetworkInterface) string) *batcher[[]vpc.Interface] {
-		return lookup(c.listInterfaces, name, key, readable)
+	interfaces := func(name string, unique bool, key func(*types.NetworkInterface) string) *batcher[[]vpc.Interface] {
+		return lookup(c.listInterfaces, name, unique, key, readable)
 	}
-	c.byID = interfaces("network-interface-id", func(n *types.NetworkInterface) string { return aws.ToString(n.NetworkInterfaceId) })
-	c.bySlot = interfaces("tag:"+vpc.SlotTag, func(n *types.NetworkInterface) string { return tagsOf(n.TagSet)[vpc.SlotTag] })
-	c.byInstance = interfaces("attachment.instance-id", func(n *types.NetworkInterface) string {
+	c.byID = interfaces("network-interface-id", true, func(n *types.NetworkInterface) string { return aws.ToString(n.NetworkInterfaceId) })
+	c.bySlot = interfaces("tag:"+slots.TagSlot, false, func(n *types.NetworkInterface) string { return tagsOf(n.TagSet)[slots.TagSlot] })
+	c.byInstance = interfaces("attachment.instance-id", false, func(n *types.NetworkInterface) string {
 		if n.Attachment == nil {
 			return ""
 		}
 		return aws.ToString(n.Attachment.InstanceId)
 	})
-	c.instances = lookup(c.listInstances, "instance-id", func(n *types.Instance) string { return aws.ToString(n.InstanceId) }, instanceOf)
-	c.types = lookup(c.listTypes, "instance-type", func(n *types.InstanceTypeInfo) string { return string(n.InstanceType) }, typeOf)
-	c.subnetByID = lookup(c.listSubnets, "subnet-id", func(n *types.Subnet) string { return aws.ToString(n.SubnetId) }, subnetOf)
-	c.subnetByName = lookup(c.listSubnets, "tag:Name", func(n *types.Subnet) string { return tagsOf(n.Tags)["Name"] }, subnetOf)
-	c.groupByID = lookup(c.listGroups, "group-id", func(n *types.SecurityGroup) string { return aws.ToString(n.GroupId) }, groupOf)
-	c.groupByName = lookup(c.listGroups, "group-name", func(n *types.SecurityGroup) string { return aws.ToString(n.GroupName) }, groupOf)
+	c.instances = lookup(c.listInstances, "instance-id", true, func(n *types.Instance) string { return aws.ToString(n.InstanceId) }, instanceOf)
+	c.types = lookup(c.listTypes, "instance-type", true, func(n *types.InstanceTypeInfo) string { return string(n.InstanceType) }, typeOf)
+	c.subnetByID = lookup(c.listSubnets, "subnet-id", true, func(n *types.Subnet) string { return aws.ToString(n.SubnetId) }, subnetOf)
+	c.subnetByName = lookup(c.listSubnets, "tag:Name", false, func(n *types.Subnet) string { return tagsOf(n.Tags)["Name"] }, subnetOf)
+	c.groupByID = lookup(c.listGroups, "group-id", true, func(n *types.SecurityGroup) string { return aws.ToString(n.GroupId) }, groupOf)
+	c.groupByName = lookup(c.listGroups, "group-name", false, func(n *types.SecurityGroup) string { return aws.ToString(n.GroupName) }, groupOf)
 }

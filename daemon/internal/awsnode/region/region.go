@@ -5,6 +5,7 @@
 package region
 
 import (
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,6 +43,10 @@ type Config struct {
 	Guard func() error
 	// Observe hears of each call's end, with CodeOK or an error's code; nil is nobody. It must not block.
 	Observe func(action, code string, took time.Duration)
+	// HTTPClient sends the requests; nil is the SDK's.
+	HTTPClient interface {
+		Do(r *http.Request) (*http.Response, error)
+	}
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }

@@ -77,12 +77,18 @@ func (c *Client) connect(ctx context.Context) (*connection, error) {
 		return nil, fmt.Errorf("find credentials: %w; give the ServiceAccount a role by EKS Pod Identity or IRSA (deploy/iam/README.md)", err)
 	}
 	conn := &connection{
-		look:   callsOf(ec2.NewFromConfig(cfg, sdk.InOnePiece, sdk.OnlyEC2)),
-		change: callsOf(ec2.NewFromConfig(cfg, sdk.Guarded(c.guard), sdk.OnlyEC2)),
-		dry:    callsOf(ec2.NewFromConfig(cfg, sdk.InOnePiece, sdk.OnlyEC2, sdk.AsDryRun)),
+		look:   callsOf(ec2.NewFromConfig(cfg, c.client, sdk.InOnePiece, sdk.OnlyEC2)),
+		change: callsOf(ec2.NewFromConfig(cfg, c.client, sdk.Guarded(c.guard), sdk.OnlyEC2)),
+		dry:    callsOf(ec2.NewFromConfig(cfg, c.client, sdk.InOnePiece, sdk.OnlyEC2, sdk.AsDryRun)),
 	}
 	c.connected.Store(conn)
 	return conn, nil
+}
+
+func (c *Client) client(o *ec2.Options) {
+	if c.cfg.HTTPClient != nil {
+		o.HTTPClient = c.cfg.HTTPClient
+	}
 }
 
 func regionOfInstance(ctx context.Context) (string, error) {

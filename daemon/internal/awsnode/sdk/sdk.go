@@ -75,19 +75,28 @@ func (w whole) Do(r *http.Request) (*http.Response, error) {
 		body.guard = func() error { return w.guard(r.Context()) }
 	}
 	r.Body, r.GetBody = body, nil
-	return w.client.Do(r)
+	answer, err := w.client.Do(r)
+	if body.refused != nil {
+		if err == nil {
+			err = answer.Body.Close()
+		}
+		return nil, errors.Join(body.refused, err)
+	}
+	return answer, err
 }
 
 // guarded asks before its first byte. net/http reads a body once it has a connection, and its headers wait in a buffer until then.
 type guarded struct {
-	r     *bytes.Reader
-	guard func() error
+	r       *bytes.Reader
+	guard   func() error
+	refused error
 }
 
 func (g *guarded) Read(p []byte) (int, error) {
 	if g.guard != nil {
 		if err := g.guard(); err != nil {
-			return 0, fmt.Errorf("%w: %w", ErrNotSent, err)
+			g.refused = fmt.Errorf("%w: %w", ErrNotSent, err)
+			return 0, g.refused
 		}
 		g.guard = nil
 	}
