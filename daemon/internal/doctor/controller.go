@@ -58,8 +58,10 @@ type SlotFault struct{ NodeENI, Node, Reason, Message string }
 
 // RegionEC2 has the questions to EC2. They change nothing.
 type RegionEC2 interface {
-	// Permissions asks for each action by a dry run.
-	Permissions(ctx context.Context) []vpc.Permission
+	// Sample looks for resources of a cluster; both arguments may be "".
+	Sample(ctx context.Context, cluster, instance string) (vpc.Sample, error)
+	// Permissions asks for each action by a dry run with the sample.
+	Permissions(ctx context.Context, s vpc.Sample) []vpc.Permission
 	Instance(ctx context.Context, id string) (vpc.Instance, error)
 }
 
@@ -261,7 +263,13 @@ func (c *controllerDoctor) ec2(ctx context.Context) []Finding {
 	const check = "EC2"
 	var may, unknown []string
 	var all []Finding
-	for _, p := range c.EC2.Permissions(ctx) {
+	instance := ""
+	if c.survey != nil && len(c.survey.Instances) > 0 {
+		instance = c.survey.Instances[0]
+	}
+	// Without a sample the permissions say why EC2 cannot be asked.
+	sample, _ := c.EC2.Sample(ctx, c.cluster, instance) //nolint:errcheck // see above
+	for _, p := range c.EC2.Permissions(ctx, sample) {
 		switch {
 		case p.Err == nil:
 			may = append(may, p.Action)

@@ -48,9 +48,12 @@ func (w *controllerWorld) ClusterUID(context.Context) (string, error) { return "
 func (w *controllerWorld) Leader(context.Context) (string, time.Time, error) {
 	return w.holder, w.renewed, w.leaseErr
 }
-func (w *controllerWorld) Rival(context.Context) (string, error)        { return w.rival, w.rivalErr }
-func (w *controllerWorld) Survey(context.Context) (Survey, error)       { return w.survey, w.surveyErr }
-func (w *controllerWorld) Permissions(context.Context) []vpc.Permission { return w.rights }
+func (w *controllerWorld) Rival(context.Context) (string, error)  { return w.rival, w.rivalErr }
+func (w *controllerWorld) Survey(context.Context) (Survey, error) { return w.survey, w.surveyErr }
+func (w *controllerWorld) Sample(context.Context, string, string) (vpc.Sample, error) {
+	return vpc.Sample{}, nil
+}
+func (w *controllerWorld) Permissions(context.Context, vpc.Sample) []vpc.Permission { return w.rights }
 func (w *controllerWorld) Instance(_ context.Context, id string) (vpc.Instance, error) {
 	i, known := w.instances[id]
 	if !known {
