@@ -1,0 +1,262 @@
+package controller
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+)
+
+// retryWrite is when a failed write to the API server is tried again.
+const retryWrite = 2 * time.Second
+
+// decl is a NodeENI.
+type decl struct {
+	object *fleet.Object[v1alpha1.NodeENI]
+	// want is the NodeENI without its status.
+	want v1alpha1.NodeENI
+	// busy: a call about it is under way. retryAt is when the next may be made.
+	busy    bool
+	retryAt time.Time
+	// statusAt is when its status was last written, updated the newest lastUpdated that is known to be nobody's news.
+	statusAt time.Time
+	updated  time.Time
+	// opening counts its slots that have no ENI attached yet.
+	opening int
+	said    said
+}
+
+type nodeENI = v1alpha1.NodeENI
+
+func (d *decl) hasFinalizer() bool { return slices.Contains(d.object.Is.Finalizers, fleet.Finalizer) }
+
+// readDecl takes a NodeENI from the cluster, and marks the nodes that it concerns.
+func (l *loop) readDecl(name string) {
+	o := l.Cluster.NodeENI(name)
+	d := l.decls[name]
+	if o == nil {
+		if d != nil {
+			l.dirtySlotsOf(d)
+			delete(l.decls, name)
+		}
+		return
+	}
+	if d != nil && d.object.UID != o.UID {
+		l.dirtySlotsOf(d)
+		d = nil
+	}
+	l.dirtyDecls[name] = true
+	if d == nil {
+		d = &decl{updated: newest(o), said: said{}}
+		l.decls[name] = d
+	} else if same(d.object, o) {
+		d.object = o
+		l.watchUpdated(d)
+		return
+	}
+	before := d.want.Spec.NodeSelector
+	first := d.object == nil
+	d.object, d.want = o, o.Is
+	d.want.Status = v1alpha1.NodeENIStatus{}
+	d.want.Name, d.want.UID, d.want.Generation = o.Name, o.Is.UID, o.Generation
+	l.watchUpdated(d)
+	l.dirtySlotsOf(d)
+	all, err := l.Cluster.Snapshot()
+	if err != nil {
+		return
+	}
+	for _, n := range all.Nodes {
+		if selects(d.want.Spec.NodeSelector, n.Is.Labels) || !first && selects(before, n.Is.Labels) {
+			l.dirtyNodes[n.Name] = true
+		}
+	}
+}
+
+// same: between the two nothing has changed that matters to nodes.
+func same(a, b *fleet.Object[v1alpha1.NodeENI]) bool {
+	return a.Generation == b.Generation && a.Deleting == b.Deleting && a.Known == b.Known && a.Fault == b.Fault &&
+		slices.Contains(a.Is.Finalizers, fleet.Finalizer) == slices.Contains(b.Is.Finalizers, fleet.Finalizer) && maps.Equal(a.Is.Annotations, b.Is.Annotations)
+}
+
+func (l *loop) dirtySlotsOf(d *decl) {
+	if d.object == nil {
+		return
+	}
+	for _, s := range l.members[d.object.UID] {
+		l.dirtyNodes[s.Node] = true
+	}
+}
+
+func selects(selector, labels map[string]string) bool {
+	for k, v := range selector {
+		if have, ok := labels[k]; !ok || have != v {
+			return false
+		}
+	}
+	return true
+}
+
+// declOf returns the NodeENI of a slot; nil if it is gone.
+func (l *loop) declOf(s *slot) *decl { return l.declared(s.NodeENI) }
+
+func (l *loop) declared(e slots.NodeENI) *decl {
+	if d := l.decls[e.Name]; d != nil && d.object.UID == e.UID {
+		return d
+	}
+	return nil
+}
+
+// lookAtDecl looks at a NodeENI as a whole: at its status, and at the end of its finalizer.
+func (l *loop) lookAtDecl(name string) {
+	d := l.decls[name]
+	if d == nil || d.busy || l.paused() {
+		return
+	}
+	now := l.Now()
+	o := d.object
+	switch {
+	case o.Fault != "":
+		if d.said.once("unreadable", o.Version) {
+			l.tell(true, o.Name, o.UID, "UnreadableNodeENI", fmt.Sprintf("NodeENI %s cannot be read, so its ENIs stay as they are: %s", name, o.Fault))
+		}
+		return
+	case now.Before(d.retryAt):
+		l.times.Set(declKey+name, d.retryAt)
+		return
+	case o.Deleting && d.hasFinalizer():
+		l.finish(d)
+	}
+	if !d.busy && !(o.Deleting && len(l.members[o.UID]) == 0) {
+		l.writeStatus(d, now)
+	}
+}
+
+// change runs a write about a NodeENI. Afterwards it is looked at again, with the nodes of its slots.
+func (l *loop) change(d *decl, call func(context.Context, *fleet.Object[v1alpha1.NodeENI]) error) {
+	o := d.object
+	d.busy = true
+	l.write(func(ctx context.Context) error { return call(ctx, o) }, func(err error) {
+		d.busy = false
+		if err != nil {
+			d.retryAt = l.Now().Add(retryWrite)
+			if errors.Is(err, fleet.ErrConflict) || errors.Is(err, fleet.ErrGone) {
+				d.retryAt = l.Now().Add(retryWrite / 10)
+			} else {
+				l.Log.WithError(err).WithField("nodeeni", o.Name).Warn("NodeENI not changed; it is tried again")
+			}
+		}
+		l.readDecl(o.Name)
+		l.dirtyDecls[o.Name] = true
+	})
+}
+
+// finish removes the finalizer of a deleted NodeENI once nothing of it is left.
+func (l *loop) finish(d *decl) {
+	o := d.object
+	if o.Is.Annotations[fleet.CleanupStart] == "" {
+		l.change(d, func(ctx context.Context, o *fleet.Object[v1alpha1.NodeENI]) error {
+			return l.Cluster.SetCleanupStart(ctx, o, l.Now())
+		})
+		return
+	}
+	left := l.members[o.UID]
+	if slots.Abandoned(o.Is) {
+		if d.said.once("abandoned", "") {
+			l.tell(true, o.Name, o.UID, "Abandoned", abandoned(left))
+		}
+		l.change(d, l.Cluster.RemoveFinalizer)
+		return
+	}
+	if len(left) > 0 {
+		return
+	}
+	d.busy = true
+	began := l.Now()
+	q := l.ownedQuery()
+	q.Tags[slots.TagNodeENI] = []string{o.UID}
+	ask := func(ctx context.Context) ([]vpc.Interface, error) { return l.EC2.Interfaces(ctx, q) }
+	do(l, l.looks, vpc.PriorityRelease, ask, func(list []vpc.Interface, err error) {
+		d.busy = false
+		l.dirtyDecls[o.Name] = true
+		l.enis.See(began, list...)
+		shown := 0
+		for i := range list {
+			if _, there := l.enis.ENI(list[i].ID); there {
+				shown++
+			}
+		}
+		l.recallOwned()
+		if err != nil || shown > 0 || len(l.members[o.UID]) > 0 {
+			d.retryAt = l.Now().Add(5 * retryWrite)
+			return
+		}
+		l.change(d, l.Cluster.RemoveFinalizer)
+	})
+}
+
+func abandoned(left map[slots.ID]*slot) string {
+	var list []string
+	for _, s := range left {
+		if s.mem.ENI != "" {
+			list = append(list, fmt.Sprintf("%s on node %s", s.mem.ENI, s.Node))
+		}
+	}
+	if len(list) == 0 {
+		return "nothing is left behind"
+	}
+	slices.Sort(list)
+	return "left behind, as the annotation says: " + strings.Join(list, ", ") + "; they are still drained and deleted if their nodes answer"
+}
+
+// writeStatus writes the public status, on change only and not too often.
+func (l *loop) writeStatus(d *decl, now time.Time) {
+	o := d.object
+	if next := d.statusAt.Add(statusEvery); now.Before(next) {
+		l.times.Set(declKey+o.Name, next)
+		return
+	}
+	members := l.members[o.UID]
+	entries := make([]slots.Entry, 0, len(members))
+	for _, s := range members {
+		entries = append(entries, slots.Entry{Node: s.Node, AttachmentEntry: s.entry})
+	}
+	slices.SortFunc(entries, func(a, b slots.Entry) int { return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Slot, b.Slot)) })
+	list, truncated, changed := slots.Status(o.Is.Status.Attachments, entries, now)
+	if truncated && d.said.once("truncated", "") {
+		l.tell(false, o.Name, o.UID, "StatusTruncated",
+			fmt.Sprintf("status.attachments lists %d of %d attachments; kubectl get ens has all", len(list), len(members)))
+	}
+	if !changed {
+		return
+	}
+	d.statusAt = now
+	for i := range list {
+		d.updated = later(d.updated, list[i].LastUpdated.Time)
+	}
+	l.change(d, func(ctx context.Context, o *fleet.Object[v1alpha1.NodeENI]) error {
+		return l.Cluster.WriteStatus(ctx, o, list)
+	})
+}
+
+func newest(o *fleet.Object[v1alpha1.NodeENI]) (t time.Time) {
+	for i := range o.Is.Status.Attachments {
+		t = later(t, o.Is.Status.Attachments[i].LastUpdated.Time)
+	}
+	return t
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,151 @@
+package controller
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/catalog"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+)
+
+// declare makes the slots that the NodeENIs want, and marks those that none wants.
+func (l *loop) declare(n *node) {
+	result := l.wantedOn(n)
+	seen := map[slots.ID]bool{}
+	for _, want := range result.Slots {
+		seen[want.ID] = true
+		s := n.slots[want.ID]
+		if s == nil {
+			s = l.addSlot(n, want)
+			s.since = l.Now()
+			if g, ok := l.gone[want.ID]; ok {
+				s.mem = g.mem
+				delete(l.gone, want.ID)
+			}
+		}
+		want.Index, want.Card = s.Index, s.Card
+		if !s.declared && s.mem.ENI == "" {
+			want.Index = want.Exact
+		}
+		s.Slot, s.wanted, s.declared = want, true, true
+	}
+	for id, s := range n.slots {
+		if !seen[id] {
+			d := l.declOf(s)
+			s.wanted = s.wanted && d != nil && !d.object.Deleting && result.Keep(s.NodeENI.UID, n.name)
+		}
+	}
+	l.noteFaults(n, result.Faults)
+}
+
+func (l *loop) wantedOn(n *node) slots.Result {
+	in := slots.Input{Cluster: l.cluster}
+	for _, d := range l.decls {
+		switch {
+		case !d.object.Known || d.object.Fault != "":
+			in.Unreadable = append(in.Unreadable, d.object.UID)
+		case n.object != nil && !d.object.Deleting && selects(d.want.Spec.NodeSelector, n.is.Labels):
+			in.NodeENIs = append(in.NodeENIs, d.want)
+		}
+	}
+	if n.object != nil {
+		in.Nodes = []slots.Node{n.is}
+	}
+	if len(in.NodeENIs) > 0 {
+		l.ask(n.name, l.catalog.Ask(l.Now(), in.NodeENIs))
+		if n.is.VPC == "" && named(in.NodeENIs) {
+			l.readNode(n)
+		}
+	}
+	in.Catalog = l.catalog.Known()
+	return slots.Slots(in)
+}
+
+// named: a name of a NodeENI means a subnet only together with a VPC.
+func named(list []v1alpha1.NodeENI) bool {
+	return slices.ContainsFunc(list, func(o v1alpha1.NodeENI) bool { return o.Spec.SubnetName != "" || len(o.Spec.SubnetNames) > 0 })
+}
+
+// ask asks EC2 for subnets and groups. All nodes that NodeENIs select may wait for the answer.
+func (l *loop) ask(name string, q catalog.Question) {
+	again := func() {
+		l.dirtyNodes[name] = true
+		for other, n := range l.nodes {
+			if n.object != nil && (len(n.slots) == 0 || len(n.faults) > 0 || n.undeclared()) {
+				l.dirtyNodes[other] = true
+			}
+		}
+	}
+	if q.Subnets() {
+		do(l, l.looks, vpc.PrioritySingle, func(ctx context.Context) ([]vpc.Subnet, error) { return l.EC2.Subnets(ctx, q.SubnetIDs, q.SubnetNames) },
+			func(list []vpc.Subnet, err error) {
+				l.catalog.Subnets(l.Now(), q, list, err)
+				l.answered("DescribeSubnets", name, err, again)
+			})
+	}
+	if q.Groups() {
+		do(l, l.looks, vpc.PrioritySingle, func(ctx context.Context) ([]vpc.SecurityGroup, error) {
+			return l.EC2.SecurityGroups(ctx, q.GroupIDs, q.GroupNames)
+		}, func(list []vpc.SecurityGroup, err error) {
+			l.catalog.Groups(l.Now(), q, list, err)
+			l.answered("DescribeSecurityGroups", name, err, again)
+		})
+	}
+}
+
+// answered goes on after an answer about no slot in particular, or tries again later.
+func (l *loop) answered(action, name string, err error, again func()) {
+	if err == nil {
+		l.said.forget(action)
+		again()
+		return
+	}
+	if l.said.once(action, err.Error()) {
+		l.Log.WithError(err).WithField("action", action).Warn("EC2 does not answer; it is asked again")
+	}
+	l.times.Set(nodeKey+name, l.Now().Add(lookAgain))
+}
+
+// lookAgain is when EC2 is asked again after a failed look about no slot in particular.
+const lookAgain = 5 * time.Second
+
+func (n *node) undeclared() bool {
+	for _, s := range n.slots {
+		if !s.declared {
+			return true
+		}
+	}
+	return false
+}
+
+func (l *loop) noteFaults(n *node, faults []slots.Fault) {
+	n.doubtful = false
+	now := map[[2]string]string{}
+	for _, f := range faults {
+		k := [2]string{f.NodeENI.Name, f.Reason}
+		now[k] = f.Message
+		switch f.Reason {
+		case slots.InvalidSubnet, slots.AmbiguousSubnet, slots.InvalidSecurityGroup, slots.AmbiguousSecurityGroup:
+			n.doubtful = true
+		}
+		d := l.decls[f.NodeENI.Name]
+		subject := f.Reason
+		if f.Node != "" {
+			subject += " " + f.Node
+		}
+		if d == nil || !d.said.once(subject, f.Message) {
+			continue
+		}
+		l.tell(true, f.NodeENI.Name, f.NodeENI.UID, f.Reason, f.Message)
+		l.Log.WithFields(map[string]any{"nodeeni": f.NodeENI.Name, "node": f.Node, "reason": f.Reason}).Warn(f.Message)
+	}
+	for k := range n.faults {
+		if d := l.decls[k[0]]; d != nil && now[k] == "" {
+			d.said.forget(k[1] + " " + n.name)
+		}
+	}
+	n.faults = now
+}

@@ -1,0 +1,279 @@
+// Package enis has the controller's knowledge of a region's ENIs: the last description of each, under the controller's own writes. EC2's
+// descriptions lag behind writes, so an own write counts for Lag, whatever EC2 shows.
+package enis
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
+)
+
+// Lag is how long a description may show an ENI as it was before a write.
+const Lag = 30 * time.Second
+
+// Store is the knowledge. It must not be used concurrently. Each description comes with the time at which its call began.
+type Store struct {
+	records  map[string]*record
+	slots    map[string]map[string]bool // slot -> ENIs
+	attached map[string]map[string]bool // instance -> ENIs
+	looked   map[string]time.Time       // slot -> begin of the last look
+	read     map[string]time.Time       // instance -> begin of the last look
+	listed   time.Time                  // begin of the last list of all
+}
+
+// record is one ENI. A deleted one stays until no description may show it.
+type record struct {
+	seen    vpc.Interface // as EC2 described it, or as Create answered
+	at      time.Time     // the begin of that description
+	created time.Time     // by us; zero if not
+	deleted time.Time     // by us; zero if not
+	edits   []edit
+	now     vpc.Interface // seen with edits
+}
+
+type edit struct {
+	at time.Time
+	Write
+}
+
+// Write is a write to an ENI.
+type Write struct {
+	// apply makes of a description before the write the one after it, and leaves the one after it as it is.
+	apply func(*vpc.Interface)
+	// shown: the description is the one after it.
+	shown func(*vpc.Interface) bool
+}
+
+// New returns an empty Store.
+func New() *Store {
+	return &Store{
+		records: map[string]*record{}, slots: map[string]map[string]bool{}, attached: map[string]map[string]bool{},
+		looked: map[string]time.Time{}, read: map[string]time.Time{},
+	}
+}
+
+// See takes descriptions. An older one than the last is passed over.
+func (s *Store) See(began time.Time, list ...vpc.Interface) {
+	for i := range list {
+		v := list[i]
+		r := s.records[v.ID]
+		if r == nil {
+			r = &record{}
+			s.records[v.ID] = r
+		}
+		if began.Before(r.at) {
+			continue
+		}
+		if !r.deleted.IsZero() && began.Sub(r.deleted) >= Lag {
+			r.deleted = time.Time{} // EC2 still has it
+		}
+		r.edits = slices.DeleteFunc(r.edits, func(e edit) bool { return began.Sub(e.at) >= Lag || began.After(e.at) && e.shown(&v) })
+		r.seen, r.at = trim(v), began
+		s.renew(r)
+	}
+}
+
+// SeeAll takes the descriptions of all ENIs with a slot. ENIs with a slot that are not among them are forgotten, except new ones.
+func (s *Store) SeeAll(began time.Time, list []vpc.Interface) {
+	s.See(began, list...)
+	listed := ids(list)
+	for id, r := range s.records {
+		if s.slot(r) != "" && !listed[id] {
+			s.miss(id, r, began)
+		}
+	}
+	s.listed = began
+	maps.DeleteFunc(s.looked, func(_ string, at time.Time) bool { return !at.After(began) })
+	maps.DeleteFunc(s.read, func(_ string, at time.Time) bool { return began.Sub(at) > time.Hour })
+}
+
+// SeeSlot takes the descriptions of all ENIs of one slot.
+func (s *Store) SeeSlot(began time.Time, slot string, list []vpc.Interface) {
+	s.See(began, list...)
+	listed := ids(list)
+	for _, id := range slices.Collect(maps.Keys(s.slots[slot])) {
+		if !listed[id] {
+			s.miss(id, s.records[id], began)
+		}
+	}
+	s.looked[slot] = began
+}
+
+// SeeInstance takes the descriptions of all ENIs that are attached to one instance. Others with a slot are left as they are.
+func (s *Store) SeeInstance(began time.Time, instance string, list []vpc.Interface) {
+	s.See(began, list...)
+	listed := ids(list)
+	for _, id := range slices.Collect(maps.Keys(s.attached[instance])) {
+		if r := s.records[id]; !listed[id] && s.slot(r) == "" {
+			s.miss(id, r, began)
+		}
+	}
+	s.read[instance] = began
+}
+
+// Missing notes that EC2 does not know the ENI.
+func (s *Store) Missing(began time.Time, id string) {
+	if r := s.records[id]; r != nil {
+		s.miss(id, r, began)
+	}
+}
+
+func (s *Store) miss(id string, r *record, began time.Time) {
+	if began.Before(r.at) || !r.created.IsZero() && began.Sub(r.created) < Lag {
+		return
+	}
+	if !r.deleted.IsZero() && began.Sub(r.deleted) < Lag {
+		return // a later description may show it again
+	}
+	s.unlink(r)
+	delete(s.records, id)
+}
+
+// Created notes an ENI that the controller created.
+func (s *Store) Created(at time.Time, v vpc.Interface) {
+	r := &record{seen: v, at: at, created: at}
+	if old := s.records[v.ID]; old != nil {
+		s.unlink(old)
+	}
+	s.records[v.ID] = r
+	s.renew(r)
+}
+
+// Wrote notes a write to an ENI.
+func (s *Store) Wrote(at time.Time, id string, w Write) {
+	if r := s.records[id]; r != nil {
+		r.edits = append(r.edits, edit{at, w})
+		s.renew(r)
+	}
+}
+
+// Deleted notes that the controller deleted an ENI.
+func (s *Store) Deleted(at time.Time, id string) {
+	if r := s.records[id]; r != nil {
+		r.deleted = at
+		s.renew(r)
+	}
+}
+
+// ENI returns one ENI.
+func (s *Store) ENI(id string) (vpc.Interface, bool) {
+	r := s.records[id]
+	if r == nil || !r.deleted.IsZero() {
+		return vpc.Interface{}, false
+	}
+	return r.now, true
+}
+
+// Slot returns the ENIs of a slot, by id, and the begin of the last look for them; zero before the first.
+func (s *Store) Slot(slot string) ([]vpc.Interface, time.Time) {
+	at := s.looked[slot]
+	if s.listed.After(at) {
+		at = s.listed
+	}
+	return s.list(s.slots[slot]), at
+}
+
+// Instance returns the ENIs that are attached to an instance, by id, and the begin of the last look for them; zero before the first.
+func (s *Store) Instance(instance string) ([]vpc.Interface, time.Time) {
+	return s.list(s.attached[instance]), s.read[instance]
+}
+
+// ForgetInstance makes the next look at an instance the first.
+func (s *Store) ForgetInstance(instance string) { delete(s.read, instance) }
+
+// Listed returns the begin of the last list of all.
+func (s *Store) Listed() time.Time { return s.listed }
+
+// Owned calls yield with each ENI that has a slot, in no order.
+func (s *Store) Owned(yield func(vpc.Interface) bool) {
+	for _, r := range s.records {
+		if s.slot(r) != "" && r.deleted.IsZero() && !yield(r.now) {
+			return
+		}
+	}
+}
+
+func (s *Store) list(of map[string]bool) []vpc.Interface {
+	out := make([]vpc.Interface, 0, len(of))
+	for id := range of {
+		out = append(out, s.records[id].now)
+	}
+	slices.SortFunc(out, func(a, b vpc.Interface) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+func (s *Store) slot(r *record) string { return r.now.Tags[slots.TagSlot] }
+
+// renew computes r.now, and its places in the indexes.
+func (s *Store) renew(r *record) {
+	s.unlink(r)
+	r.now = r.seen
+	if a := r.seen.Attachment; a != nil {
+		r.now.Attachment = new(*a)
+	}
+	for _, e := range r.edits {
+		e.apply(&r.now)
+	}
+	if !r.deleted.IsZero() {
+		return
+	}
+	link(s.slots, s.slot(r), r.now.ID)
+	if a := r.now.Attachment; a != nil {
+		link(s.attached, a.Instance, r.now.ID)
+	}
+}
+
+func (s *Store) unlink(r *record) {
+	unlink(s.slots, s.slot(r), r.now.ID)
+	if a := r.now.Attachment; a != nil {
+		unlink(s.attached, a.Instance, r.now.ID)
+	}
+}
+
+func link(index map[string]map[string]bool, key, id string) {
+	if key == "" {
+		return
+	}
+	if index[key] == nil {
+		index[key] = map[string]bool{}
+	}
+	index[key][id] = true
+}
+
+func unlink(index map[string]map[string]bool, key, id string) {
+	delete(index[key], id)
+	if len(index[key]) == 0 {
+		delete(index, key)
+	}
+}
+
+func ids(list []vpc.Interface) map[string]bool {
+	out := make(map[string]bool, len(list))
+	for i := range list {
+		out[list[i].ID] = true
+	}
+	return out
+}
+
+// trim drops of a foreign ENI the parts that nobody asks for: there are as many of them as of ours.
+func trim(v vpc.Interface) vpc.Interface {
+	if v.Tags[slots.TagSlot] != "" || v.Tags[vpc.NodeENITag] != "" {
+		return v
+	}
+	var tags map[string]string
+	for k, t := range v.Tags {
+		if k == slots.TagName || k == slots.TagNoManage || strings.HasPrefix(k, slots.TagPrefix) {
+			if tags == nil {
+				tags = map[string]string{}
+			}
+			tags[k] = t
+		}
+	}
+	v.Tags, v.Prefixes, v.Addresses = tags, nil, nil
+	return v
+}

@@ -1,0 +1,53 @@
+// Package entries compares the entries of an ENINodeState's spec.
+package entries
+
+import (
+	"cmp"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+)
+
+// Spec returns the spec with these entries, in the order of their slots.
+func Spec(list []v1alpha1.AttachmentEntry) v1alpha1.ENINodeStateSpec {
+	slices.SortFunc(list, func(a, b v1alpha1.AttachmentEntry) int { return cmp.Compare(a.Slot, b.Slot) })
+	return v1alpha1.ENINodeStateSpec{Protocol: v1alpha1.Protocol, Attachments: list}
+}
+
+// Equal compares the present spec with the wanted one. Without an ENINodeState, an empty one is wanted.
+func Equal(now *v1alpha1.ENINodeStateSpec, want v1alpha1.ENINodeStateSpec) bool {
+	if now == nil {
+		return len(want.Attachments) == 0
+	}
+	return equality.Semantic.DeepEqual(*now, want)
+}
+
+// Urgent says whether the daemon waits for the change from the present spec to the wanted one.
+func Urgent(now *v1alpha1.ENINodeStateSpec, want v1alpha1.ENINodeStateSpec) bool {
+	if now == nil {
+		return true
+	}
+	before := map[string]*v1alpha1.AttachmentEntry{}
+	for i := range now.Attachments {
+		before[now.Attachments[i].Slot] = &now.Attachments[i]
+	}
+	for i := range want.Attachments {
+		e := &want.Attachments[i]
+		was := before[e.Slot]
+		switch {
+		case was == nil || was.Wanted != e.Wanted:
+			return true
+		case was.Phase != e.Phase && (e.Phase == string(lifecycle.Attached) || e.Phase == string(lifecycle.External)):
+			return true
+		}
+	}
+	return false
+}
+
+// WantReleased says whether the spec tells the daemon to release a slot.
+func WantReleased(now v1alpha1.ENINodeStateSpec, slot string) bool {
+	return slices.ContainsFunc(now.Attachments, func(e v1alpha1.AttachmentEntry) bool { return e.Slot == slot && e.Wanted == v1alpha1.WantedReleased })
+}

@@ -1,0 +1,241 @@
+package controller
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/catalog"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/tally"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+)
+
+// node is a Node, or the memory of one whose slots are not gone yet.
+type node struct {
+	name   string
+	object *fleet.Object[fleet.Node]  // nil if there is none
+	state  *fleet.Object[fleet.State] // nil if there is none
+	is     slots.Node
+	// instance is the id of its EC2 instance; "" without one.
+	instance string
+	since    time.Time
+	slots    map[slots.ID]*slot
+
+	plan      slots.Plan
+	plannedAt time.Time
+	// vpcID is its instance's, once EC2 has shown it.
+	vpcID string
+	// reading: the instance's ENIs are asked for; readers wait for them.
+	reading bool
+	readers []*slot
+	// busy: a write of its ENINodeState is under way. retryAt is when the next may be made.
+	busy    bool
+	retryAt time.Time
+	changed time.Time // when the entries began to differ from those written
+	// faults are messages by NodeENI and reason. doubtful: EC2 may say otherwise later.
+	faults   map[[2]string]string
+	doubtful bool
+	counted  tally.Node
+	said     said
+}
+
+// slot is the controller's memory of a slot.
+type slot struct {
+	slots.Slot
+	mem lifecycle.Memory
+	// pending is the memory that counts once the node's entries are written; nil for none.
+	pending *lifecycle.Memory
+	stored  *lifecycle.Step // the step of pending
+	entry   v1alpha1.AttachmentEntry
+	step    lifecycle.Step
+	// wanted: a NodeENI wants it, or might. declared: the fields are a NodeENI's, not an old entry's.
+	wanted, declared bool
+	// busy: a call about it is under way.
+	busy bool
+	// outdated: status.released names the slot since an earlier release.
+	outdated   bool
+	instance   *vpc.Instance
+	instanceAt time.Time
+	since      time.Time // when it was first wanted; zero if it was older
+	waits      time.Time // since when its release waits for the node
+	opening    bool
+	detaching  bool            // its Detach was answered
+	shown      lifecycle.Phase // the last one that was told
+	said       said
+}
+
+// lookAtNode brings all slots of a node one step further.
+func (l *loop) lookAtNode(name string) {
+	n := l.nodes[name]
+	object, state := l.Cluster.Node(name), l.Cluster.State(name)
+	if n == nil {
+		if object == nil && state == nil {
+			return
+		}
+		n = l.addNode(name)
+	}
+	n.object, n.state = object, state
+	if state != nil && state.Fault != "" || object != nil && !object.Known {
+		if n.said.once("unreadable", "") {
+			l.Log.WithField("node", name).Warn("the Node or its ENINodeState cannot be read, so its ENIs stay as they are")
+		}
+		return
+	}
+	n.said.forget("unreadable")
+	n.is, n.instance = slots.Node{Name: name}, ""
+	if object != nil {
+		n.is = slots.Node{Name: name, ProviderID: object.Is.ProviderID, Labels: object.Is.Labels, VPC: n.vpcID}
+		n.instance = n.is.Instance()
+	}
+	l.recall(n)
+	l.declare(n)
+	if l.removeStale(n) {
+		return
+	}
+	l.makePlan(n)
+	next := time.Time{}
+	for _, s := range n.sorted() {
+		next = earlier(next, l.lookAtSlot(n, s))
+	}
+	next = earlier(next, l.writeSpec(n))
+	if n.doubtful {
+		next = earlier(next, l.Now().Add(catalog.Retry))
+	}
+	l.count(n)
+	if len(n.slots) == 0 && n.object == nil && n.state == nil && !n.busy {
+		delete(l.nodes, name)
+		next = time.Time{}
+	}
+	l.times.Set(nodeKey+name, next)
+}
+
+func (l *loop) addNode(name string) *node {
+	n := &node{name: name, since: l.Now(), slots: map[slots.ID]*slot{}, faults: map[[2]string]string{}, said: said{}}
+	l.nodes[name] = n
+	return n
+}
+
+func (n *node) sorted() []*slot {
+	return slices.SortedFunc(maps.Values(n.slots), func(a, b *slot) int {
+		return cmp.Or(cmp.Compare(a.Exact, b.Exact), cmp.Compare(a.NodeENI.Name, b.NodeENI.Name), cmp.Compare(a.ID, b.ID))
+	})
+}
+
+// earlier returns the earlier one of two times; zero is never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func (l *loop) addSlot(n *node, s slots.Slot) *slot {
+	added := &slot{Slot: s, said: said{}}
+	n.slots[s.ID] = added
+	l.slots[s.ID] = added
+	if l.members[s.NodeENI.UID] == nil {
+		l.members[s.NodeENI.UID] = map[slots.ID]*slot{}
+	}
+	l.members[s.NodeENI.UID][s.ID] = added
+	return added
+}
+
+func (l *loop) dropSlot(n *node, s *slot) {
+	l.setOpening(s, false)
+	delete(n.slots, s.ID)
+	delete(l.slots, s.ID)
+	of := l.members[s.NodeENI.UID]
+	delete(of, s.ID)
+	if len(of) == 0 {
+		delete(l.members, s.NodeENI.UID)
+	}
+	l.dirtyDecls[s.NodeENI.Name] = true
+}
+
+// recall makes slots of the entries that an earlier leader has left.
+func (l *loop) recall(n *node) {
+	if n.state == nil {
+		return
+	}
+	for _, e := range n.state.Is.Spec.Attachments {
+		id := slots.ID(e.Slot)
+		if l.slots[id] != nil {
+			continue
+		}
+		if g, gone := l.gone[id]; gone && g.attempt == e.Attempt {
+			continue // dropped a moment ago; the entry goes with the next write
+		}
+		s := l.addSlot(n, slots.FromEntry(slots.Entry{Node: n.name, AttachmentEntry: e}))
+		s.mem, s.entry = lifecycle.Restore(e, l.Now()), e
+		s.wanted, s.shown = e.Wanted == v1alpha1.WantedAttached, s.mem.Phase
+	}
+}
+
+// recallOwned makes slots of the ENIs in EC2 that no entry names.
+func (l *loop) recallOwned() {
+	for v := range l.enis.Owned {
+		s, ok := slots.FromTags(v, l.cluster)
+		if !ok || l.slots[s.ID] != nil || s.Node == "" {
+			continue
+		}
+		if v.Attachment == nil && v.Status == "available" && l.declared(s.NodeENI) == nil {
+			continue // nobody waits for it: the sweep's
+		}
+		n := l.nodes[s.Node]
+		if n == nil {
+			n = l.addNode(s.Node)
+		}
+		// The entries come first: they know more.
+		n.state = l.Cluster.State(s.Node)
+		l.recall(n)
+		if l.slots[s.ID] == nil {
+			l.addSlot(n, s)
+		}
+		l.dirtyNodes[s.Node] = true
+	}
+}
+
+// removeStale deletes the ENINodeState of an earlier Node of the same name. Until it is gone nothing is done on the node.
+func (l *loop) removeStale(n *node) bool {
+	if n.object == nil || n.state == nil || n.state.Is.Owner == "" || n.state.Is.Owner == n.object.UID {
+		return false
+	}
+	if n.busy || l.paused() {
+		return true
+	}
+	n.busy = true
+	uid := n.state.UID
+	l.write(func(ctx context.Context) error { return l.Cluster.DeleteState(ctx, n.name, uid) }, func(err error) {
+		n.busy = false
+		if err != nil {
+			l.Log.WithError(err).WithField("node", n.name).Warn("ENINodeState of an earlier Node not deleted; it is tried again")
+		}
+		l.times.Set(nodeKey+n.name, l.Now().Add(retryWrite))
+	})
+	return true
+}
+
+// count tells the metrics.
+func (l *loop) count(n *node) {
+	c := tally.Node{Slots: map[string]int{}, Blocked: map[string]int{}}
+	for _, s := range n.slots {
+		c.Slots[s.entry.Phase]++
+		if s.entry.Phase == string(lifecycle.Blocked) {
+			c.Blocked[s.entry.Reason]++
+		}
+		c.WaitsSince = earlier(c.WaitsSince, s.waits)
+	}
+	for k := range n.faults {
+		c.Blocked[k[1]]++
+	}
+	if !c.Equal(n.counted) {
+		n.counted = c
+		l.Tally.SetNode(n.name, c)
+	}
+}

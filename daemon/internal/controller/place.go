@@ -1,0 +1,102 @@
+package controller
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
+)
+
+// makePlan says where the node's wanted slots go, as far as the ENIs of its instance are known.
+func (l *loop) makePlan(n *node) {
+	n.plan, n.plannedAt = slots.Plan{}, time.Time{}
+	attached, read := l.enis.Instance(n.instance)
+	for i := range attached {
+		if v := attached[i].VPCID; v != "" {
+			n.vpcID = v
+		}
+	}
+	kind := l.types[n.is.Type()]
+	if n.instance == "" || read.IsZero() || kind == nil {
+		return
+	}
+	var wanted []slots.Slot
+	for _, s := range n.sorted() {
+		if s.wanted && s.declared && s.Instance == n.instance {
+			wanted = append(wanted, s.Slot)
+			own, _ := l.enis.Slot(string(s.ID))
+			for i := range own {
+				if own[i].Attachment == nil {
+					attached = append(attached, own[i])
+				}
+			}
+		}
+	}
+	n.plan, n.plannedAt = slots.PlanNode(wanted, attached, *kind), read
+	for _, p := range n.plan.Slots {
+		s := n.slots[p.ID]
+		s.Index, s.Card = p.Index, p.Card
+	}
+}
+
+// readNode asks EC2 for the ENIs and the type of a node's instance.
+func (l *loop) readNode(n *node) {
+	if n.reading || n.instance == "" {
+		return
+	}
+	n.reading = true
+	instance, kind := n.instance, n.is.Type()
+	began := l.Now()
+	_, typed := l.types[kind]
+	do(l, l.looks, vpc.PrioritySingle, func(ctx context.Context) (a place, err error) { return l.readInstance(ctx, instance, kind, typed) },
+		func(a place, err error) {
+			n.reading = false
+			if err == nil {
+				l.enis.SeeInstance(began, instance, a.attached)
+				if !typed {
+					l.types[kind] = &a.kind
+				}
+				for _, s := range n.slots {
+					if s.Instance == instance {
+						s.instance, s.instanceAt = &a.instance, began
+					}
+				}
+			}
+			for _, s := range n.readers {
+				if l.slots[s.ID] == s {
+					l.ended(n, s, s.step, lifecycle.Result{Err: err})
+				}
+			}
+			n.readers = nil
+			l.answered("the look at an instance", n.name, err, func() { l.dirtyNodes[n.name] = true })
+		})
+}
+
+// place is an instance, as far as an ENI needs a place there.
+type place struct {
+	instance vpc.Instance
+	attached []vpc.Interface
+	kind     vpc.InstanceType
+}
+
+// readInstance makes its calls at once, because somebody may be waiting.
+func (l *loop) readInstance(ctx context.Context, id, kind string, typed bool) (p place, err error) {
+	var wg sync.WaitGroup
+	var errs [3]error
+	wg.Go(func() { p.attached, errs[0] = l.EC2.ByInstance(ctx, id) })
+	wg.Go(func() { p.instance, errs[1] = l.EC2.Instance(ctx, id) })
+	if !typed {
+		wg.Go(func() {
+			if p.kind, errs[2] = l.EC2.InstanceType(ctx, kind); errs[2] != nil {
+				errs[2] = fmt.Errorf("limits of instance type %q: %w", kind, errs[2])
+			}
+		})
+	}
+	wg.Wait()
+	return p, cmp.Or(errs[0], errs[1], errs[2])
+}

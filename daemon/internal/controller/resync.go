@@ -1,0 +1,188 @@
+package controller
+
+import (
+	"context"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
+)
+
+const (
+	// resyncAgain is when a failed list is tried again.
+	resyncAgain = 30 * time.Second
+	// goneFor is how long the attempts of a slot that ended are remembered.
+	goneFor = 24 * time.Hour
+)
+
+// beginResync lists EC2 first, so that its answer is older than the cluster's objects.
+func (l *loop) beginResync() {
+	if l.resync {
+		return
+	}
+	l.resync = true
+	began := l.Now()
+	do(l, l.looks, vpc.PriorityBulk, func(ctx context.Context) ([]vpc.Interface, error) { return l.EC2.Interfaces(ctx, l.ownedQuery()) },
+		func(list []vpc.Interface, err error) {
+			l.resync = false
+			if err != nil {
+				l.Log.WithError(err).Warn("the cluster's ENIs are not listed; it is tried again")
+				l.times.Set(resyncKey, l.Now().Add(resyncAgain))
+				return
+			}
+			l.enis.SeeAll(began, list)
+			l.lookAtAll()
+			l.finishResync(began, list)
+		})
+}
+
+// finishResync compares both sides as wholes.
+func (l *loop) finishResync(at time.Time, list []vpc.Interface) {
+	now := l.Now()
+	l.times.Set(resyncKey, now.Add(resyncEvery))
+	for _, s := range l.slots {
+		if !s.wanted && !s.busy {
+			s.instance = nil // it may have ended
+		}
+	}
+	for id, g := range l.gone {
+		if now.Sub(g.at) > goneFor {
+			delete(l.gone, id)
+		}
+	}
+	leaked := 0
+	if l.LeakSweep != SweepOff {
+		leaked = l.sweepLeaks(at, list)
+	}
+	l.Tally.Resynced(now, leaked)
+}
+
+// sweepLeaks deletes ENIs that belong to nobody, as far as that is wanted, and returns how many there are.
+func (l *loop) sweepLeaks(at time.Time, list []vpc.Interface) int {
+	all := make([]vpc.Interface, 0, len(list)+len(l.public))
+	for i := range list {
+		if v, ok := l.enis.ENI(list[i].ID); ok { // as the own writes have left it
+			all = append(all, v)
+		}
+	}
+	leaks := lifecycle.FindLeaks(append(all, l.public...), l.world(), l.leaks, at)
+	l.leaks, l.public = leaks.Seen, nil
+	for _, v := range leaks.Report {
+		if l.said.once("leak "+v.ID, "") {
+			l.Log.WithFields(map[string]any{"eni": v.ID, "subnet": v.SubnetID, "nodeeni": v.Tags[vpc.NodeENITag], "node": v.Tags[slots.TagNode]}).
+				Warn("ENI belongs to no slot")
+		}
+	}
+	if l.LeakSweep == SweepDelete && !l.paused() {
+		for _, v := range leaks.Delete {
+			l.deleteLeak(v)
+		}
+	}
+	return len(leaks.Report)
+}
+
+func (l *loop) deleteLeak(v vpc.Interface) {
+	do(l, l.changes, vpc.PrioritySweep, func(ctx context.Context) (struct{}, error) { return struct{}{}, l.EC2.Delete(ctx, v.ID) }, func(_ struct{}, err error) {
+		log := l.Log.WithField("eni", v.ID)
+		switch {
+		case err == nil || notFound(err):
+			l.enis.Deleted(l.Now(), v.ID)
+			log.Info("leaked ENI deleted")
+		default:
+			log.WithError(err).Warn("leaked ENI not deleted; it is tried again")
+		}
+	})
+}
+
+// world is Kubernetes' side of the sweep.
+func (l *loop) world() lifecycle.World {
+	w := lifecycle.World{
+		Cluster: l.cluster, Live: map[slots.ID]bool{}, Held: map[string]bool{}, Parking: map[string]map[string]bool{}, Instances: map[string]bool{},
+	}
+	for id, s := range l.slots {
+		if s.mem.Phase != lifecycle.Parked {
+			w.Live[id] = true
+			w.Held[s.mem.ENI] = true
+		}
+	}
+	for _, d := range l.decls {
+		for subnet := range l.subnetsOf(d) {
+			if l.parks(d, subnet) {
+				if w.Parking[d.object.UID] == nil {
+					w.Parking[d.object.UID] = map[string]bool{}
+				}
+				w.Parking[d.object.UID][subnet] = true
+			}
+		}
+	}
+	for _, n := range l.nodes {
+		if n.object != nil && n.instance != "" {
+			w.Instances[n.instance] = true
+		}
+	}
+	return w
+}
+
+// movable is the parked ENI that comes to the slot; nil for none.
+func (l *loop) movable(s *slot) *vpc.Interface {
+	d := l.declOf(s)
+	if d == nil || !s.declared || s.Options.DeleteOnTermination || !l.parks(d, s.Subnet) {
+		return nil
+	}
+	var all []vpc.Interface
+	for v := range l.enis.Owned {
+		if v.Attachment == nil && v.Tags[slots.TagNodeENI] == s.NodeENI.UID {
+			all = append(all, v)
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	parked := lifecycle.FindLeaks(all, l.world(), nil, l.Now()).Parked
+	var wanted []slots.Slot
+	for _, m := range l.members[s.NodeENI.UID] {
+		if m.wanted && m.declared && m.mem.ENI == "" {
+			wanted = append(wanted, m.Slot)
+		}
+	}
+	if v, ok := lifecycle.Moves(parked, wanted)[s.ID]; ok {
+		return &v
+	}
+	return nil
+}
+
+// listPublic reads the ENIs of the public controller.
+func (l *loop) listPublic() error {
+	began := l.Now()
+	list, err := l.EC2.Interfaces(l.ctx, vpc.Query{Tags: map[string][]string{slots.TagManagedBy: {slots.ManagedBy}}})
+	if err != nil {
+		return err
+	}
+	for _, v := range list {
+		if v.Tags[slots.TagCluster] == "" {
+			l.enis.See(began, v)
+			l.public = append(l.public, v)
+		}
+	}
+	return nil
+}
+
+// adoptable is the public controller's ENI for the slot, if NodeENI, EC2 tags and instance agree on it; nil for none.
+func (l *loop) adoptable(n *node, s *slot) *vpc.Interface {
+	d := l.declOf(s)
+	if !l.AdoptPublic || d == nil {
+		return nil
+	}
+	for _, a := range d.object.Is.Status.Attachments {
+		if a.NodeID != n.name || a.InstanceID != s.Instance || a.SubnetID != "" && a.SubnetID != s.Subnet {
+			continue
+		}
+		v, ok := l.enis.ENI(a.ENIID)
+		if ok && v.SubnetID == s.Subnet && v.Tags[slots.TagCluster] == "" && v.Tags[vpc.NodeENITag] == s.NodeENI.Name &&
+			v.Attachment != nil && v.Attachment.Instance == s.Instance && (a.AttachmentID == "" || a.AttachmentID == v.Attachment.ID) {
+			return &v
+		}
+	}
+	return nil
+}

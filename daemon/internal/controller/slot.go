@@ -1,0 +1,325 @@
+package controller
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/enis"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/entries"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+)
+
+const (
+	// planFresh is how old the knowledge of an instance may be when an ENI is created for it.
+	planFresh = 5 * time.Minute
+	// externalFresh is the same for a slot that somebody else's ENI satisfies.
+	externalFresh = time.Hour
+)
+
+// lookAtSlot takes the slot's next step, and returns when to look again without news.
+func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
+	if s.busy || s.pending != nil {
+		return time.Time{}
+	}
+	if s.wanted && !s.declared {
+		return time.Time{} // its NodeENI is not known: it stays as it is
+	}
+	now := l.Now()
+	o := l.observe(n, s)
+	next := l.readPlace(n, s, o, now)
+	step := lifecycle.Next(s.Slot, o, s.mem, now)
+	l.tellDetached(n, s, step)
+	s.step = step
+	if l.paused() && (step.Do == lifecycle.Store || step.Do == lifecycle.Drop || step.Do.Mutates()) {
+		return next // noteRival goes on
+	}
+	if step.Do == lifecycle.ReadInstance && n.reading && s.Instance == n.instance {
+		return next // it is being read
+	}
+	switch step.Do {
+	case lifecycle.Wait:
+		s.mem = lifecycle.After(s.mem, step, lifecycle.Result{}, now)
+		l.told(n, s, now)
+		next = earlier(next, step.At)
+	case lifecycle.ReadNode:
+		s.busy = true
+		n.readers = append(n.readers, s)
+		l.readNode(n)
+	case lifecycle.Store:
+		if s.wanted && !l.finalized(s) {
+			return next
+		}
+		m := lifecycle.After(s.mem, step, lifecycle.Result{}, now)
+		s.pending, s.stored = &m, &step
+	case lifecycle.Drop:
+		s.mem = lifecycle.After(s.mem, step, lifecycle.Result{}, now)
+		l.gone[s.ID] = gone{mem: s.mem, attempt: s.entry.Attempt, at: now}
+		l.log(n, s).Info("slot ended: nothing of it is left in EC2")
+		l.dropSlot(n, s)
+		return time.Time{}
+	default:
+		if wait, ok := l.breakers.Closed(step, now); !ok {
+			s.mem.Phase, s.mem.Reason, s.mem.Message = lifecycle.Blocked, wait.Reason, wait.Message
+			l.told(n, s, now)
+			next = earlier(next, later(wait.Until, now.Add(time.Second)))
+			break
+		}
+		l.act(n, s, step)
+	}
+	s.entry = lifecycle.Entry(s.entry, s.Slot, o, s.memory())
+	return next
+}
+
+// memory is the slot's memory as its entry shows it.
+func (s *slot) memory() lifecycle.Memory {
+	if s.pending != nil {
+		return *s.pending
+	}
+	return s.mem
+}
+
+// observe gathers the present knowledge of a slot.
+func (l *loop) observe(n *node, s *slot) lifecycle.Observed {
+	list, looked := l.enis.Slot(string(s.ID))
+	if v, ok := l.enis.ENI(s.mem.ENI); ok && v.Tags[slots.TagSlot] != string(s.ID) {
+		list = append(list, v)
+	}
+	o := lifecycle.Observed{
+		Cluster: l.cluster, Interfaces: list, LookedAt: looked, Instance: s.instance, InstanceAt: s.instanceAt, Node: l.observeNode(n, s),
+		Wanted: s.wanted, PlannedAt: n.plannedAt, Holders: n.plan.Holders, ForceAfter: l.ForceDetachAfter,
+	}
+	if d := l.declOf(s); d != nil {
+		o.Abandoned = d.object.Deleting && slots.Abandoned(d.object.Is)
+		o.Park = l.parks(d, s.Subnet)
+	}
+	if !s.wanted {
+		return o
+	}
+	if f, ok := n.plan.Faults[s.ID]; ok {
+		o.Refused = &f
+	}
+	if v, ok := n.plan.External[s.ID]; ok {
+		o.External = &v
+	}
+	if s.mem.ENI == "" {
+		o.Adopt, o.Move = l.adoptable(n, s), l.movable(s)
+	}
+	return o
+}
+
+func (l *loop) observeNode(n *node, s *slot) lifecycle.Node {
+	o := lifecycle.Node{Since: n.since, Exists: n.object != nil && n.instance == s.Instance}
+	if !o.Exists {
+		return o
+	}
+	o.Ready = n.object.Is.Ready
+	if n.state == nil {
+		return o
+	}
+	state := &n.state.Is
+	o.Reported, o.Protocol = state.Reported, state.Protocol
+	listed := slices.Contains(state.Released, v1alpha1.ReleasedENI{Slot: string(s.ID), ENIID: s.mem.ENI})
+	s.outdated = listed && (s.outdated || s.wanted || !entries.WantReleased(state.Spec, string(s.ID)))
+	o.Released = listed && !s.outdated
+	for _, d := range state.Devices {
+		if d.ENI == s.mem.ENI && d.ENI != "" {
+			o.Device, o.Holders = d.Phase, d.Holders
+		}
+	}
+	return o
+}
+
+// readPlace asks EC2 about the instance, if the slot needs a place there.
+func (l *loop) readPlace(n *node, s *slot, o lifecycle.Observed, now time.Time) time.Time {
+	if !s.wanted || !o.Node.Exists || slices.ContainsFunc(o.Interfaces, func(v vpc.Interface) bool { return v.Attachment != nil }) {
+		return time.Time{}
+	}
+	fresh := planFresh
+	if o.External != nil {
+		fresh = externalFresh
+	}
+	old := n.plannedAt.Add(fresh)
+	if n.plannedAt.IsZero() || s.mem.ENI == "" && !now.Before(old) {
+		l.readNode(n)
+	}
+	if n.plannedAt.IsZero() || s.mem.ENI != "" {
+		return time.Time{}
+	}
+	return later(old, now.Add(time.Second))
+}
+
+// finalized: the NodeENI has the finalizer, so that it does not end before its ENIs.
+func (l *loop) finalized(s *slot) bool {
+	d := l.declOf(s)
+	if d == nil {
+		return true // it is undecodable or gone, and nothing is created for it
+	}
+	if d.hasFinalizer() {
+		return true
+	}
+	if !d.busy && !d.object.Deleting && !l.Now().Before(d.retryAt) {
+		l.change(d, l.Cluster.AddFinalizer)
+	}
+	return false
+}
+
+// act makes the step's call.
+func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
+	s.busy = true
+	l.breakers.Try(step)
+	began := l.Now()
+	note := func(r lifecycle.Result) {
+		l.breakers.Ended(step, r.Err, l.Now())
+		l.ended(n, s, step, r)
+	}
+	v := step.Slot
+	switch step.Do {
+	case lifecycle.LookUp:
+		do(l, l.looks, l.urgency(s, step), func(ctx context.Context) ([]vpc.Interface, error) { return l.EC2.BySlot(ctx, string(s.ID)) },
+			func(list []vpc.Interface, err error) {
+				if err == nil {
+					l.enis.SeeSlot(began, string(s.ID), list)
+				}
+				note(lifecycle.Result{Err: err})
+			})
+	case lifecycle.Describe:
+		do(l, l.looks, l.urgency(s, step), func(ctx context.Context) (vpc.Interface, error) { return l.EC2.Interface(ctx, step.ENI) },
+			func(v vpc.Interface, err error) {
+				r := lifecycle.Result{Err: err, Interface: &v}
+				switch {
+				case err == nil:
+					l.enis.See(began, v)
+				case notFound(err):
+					l.enis.Missing(began, step.ENI)
+				}
+				note(r)
+			})
+	case lifecycle.ReadInstance:
+		do(l, l.looks, l.urgency(s, step), func(ctx context.Context) (vpc.Instance, error) { return l.EC2.Instance(ctx, s.Instance) },
+			func(i vpc.Instance, err error) {
+				if err == nil {
+					s.instance, s.instanceAt = &i, began
+				}
+				note(lifecycle.Result{Err: err})
+			})
+	case lifecycle.Create:
+		c := slots.Creation(v, l.cluster, s.mem.Attempt)
+		do(l, l.changes, l.urgency(s, step), func(ctx context.Context) (vpc.Interface, error) { return l.EC2.Create(ctx, c) },
+			func(v vpc.Interface, err error) {
+				if err == nil {
+					if len(v.Tags) == 0 {
+						v.Tags = c.Tags
+					}
+					l.enis.Created(l.Now(), v)
+				}
+				note(lifecycle.Result{Err: err, Interface: &v})
+			})
+	case lifecycle.Attach:
+		j := slots.Joining(v, step.ENI)
+		do(l, l.changes, l.urgency(s, step), func(ctx context.Context) (string, error) { return l.EC2.Attach(ctx, j) },
+			func(id string, err error) {
+				if err == nil {
+					l.enis.Wrote(l.Now(), step.ENI, enis.Attach(id, j))
+				}
+				note(lifecycle.Result{Err: err, Attachment: id})
+			})
+	default:
+		l.edit(s, step, note)
+	}
+}
+
+// edit makes a call that answers nothing.
+func (l *loop) edit(s *slot, step lifecycle.Step, note func(lifecycle.Result)) {
+	v, eni, attachment := step.Slot, step.ENI, step.Attachment
+	var call func(context.Context) error
+	var write enis.Write
+	switch step.Do { //nolint:exhaustive // act has the others
+	case lifecycle.SetTermination:
+		value := v.Options.DeleteOnTermination
+		call = func(ctx context.Context) error { return l.EC2.SetDeleteOnTermination(ctx, eni, attachment, value) }
+		write = enis.DeleteOnTermination(attachment, value)
+	case lifecycle.SetGroups:
+		call = func(ctx context.Context) error { return l.EC2.SetGroups(ctx, eni, v.Groups) }
+		write = enis.Groups(v.Groups)
+	case lifecycle.SetSourceDestCheck:
+		value := *v.Options.SourceDestCheck
+		call = func(ctx context.Context) error { return l.EC2.SetSourceDestCheck(ctx, eni, value) }
+		write = enis.SourceDestCheck(value)
+	case lifecycle.Tag:
+		tags := slots.Tags(v, l.cluster)
+		call = func(ctx context.Context) error { return l.EC2.SetTags(ctx, eni, tags) }
+		write = enis.Tags(tags)
+	case lifecycle.Detach, lifecycle.ForceDetach:
+		call = func(ctx context.Context) error {
+			return l.EC2.Detach(ctx, attachment, step.Do == lifecycle.ForceDetach)
+		}
+		write = enis.Detach(attachment)
+	case lifecycle.Delete:
+		call = func(ctx context.Context) error { return l.EC2.Delete(ctx, eni) }
+	}
+	do(l, l.changes, l.urgency(s, step), func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) }, func(_ struct{}, err error) {
+		switch {
+		case err == nil && step.Do == lifecycle.Delete:
+			l.enis.Deleted(l.Now(), eni)
+		case err == nil:
+			l.enis.Wrote(l.Now(), eni, write)
+		}
+		note(lifecycle.Result{Err: err})
+	})
+}
+
+// ended takes the result of a step.
+func (l *loop) ended(n *node, s *slot, step lifecycle.Step, r lifecycle.Result) {
+	s.busy = false
+	now := l.Now()
+	s.mem = lifecycle.After(s.mem, step, r, now)
+	l.tellResult(n, s, step, r.Err)
+	if r.Err != nil {
+		l.doubt(s, now)
+	}
+	l.dirtyNodes[n.name] = true
+}
+
+// doubt makes the catalog ask EC2 again about a subnet or group that it has just refused.
+func (l *loop) doubt(s *slot, now time.Time) {
+	switch s.mem.Reason {
+	case slots.InvalidSubnet:
+		l.catalog.DoubtSubnet(now, s.Subnet)
+	case slots.InvalidSecurityGroup:
+		l.catalog.DoubtGroups(now, s.Groups)
+	}
+}
+
+// few is how many ENIs of one NodeENI people wait for as for a single one.
+const few = 20
+
+// urgency says which calls come first.
+func (l *loop) urgency(s *slot, step lifecycle.Step) vpc.Priority {
+	d := l.declOf(s)
+	switch {
+	case !s.wanted || step.Do == lifecycle.Detach || step.Do == lifecycle.ForceDetach || step.Do == lifecycle.Delete:
+		return vpc.PriorityRelease
+	case d == nil || d.opening <= few:
+		return vpc.PrioritySingle
+	}
+	return vpc.PriorityBulk
+}
+
+// setOpening counts the slots of a NodeENI that have no ENI attached yet.
+func (l *loop) setOpening(s *slot, is bool) {
+	if s.opening == is {
+		return
+	}
+	s.opening = is
+	if d := l.declOf(s); d != nil {
+		if is {
+			d.opening++
+		} else {
+			d.opening--
+		}
+	}
+}

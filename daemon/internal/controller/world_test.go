@@ -1,0 +1,392 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode/region"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/tally"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
+)
+
+// world is a cluster on EC2: an API server, a region, daemons with pods, and controllers.
+type world struct {
+	*testing.T
+	*api
+	ec2     *fakeec2.Server
+	daemons map[string]*daemon
+	log     logrus.FieldLogger
+
+	holdersMu sync.Mutex
+	// holders are pods by the ENI that they have.
+	holders map[string]string
+}
+
+const (
+	a1    = "subnet-000000a1"
+	a2    = "subnet-000000a2"
+	b1    = "subnet-000000b1"
+	small = "subnet-00000050"
+	sg1   = "sg-00000001"
+	sg2   = "sg-00000002"
+)
+
+func zone(i int) string { return fmt.Sprintf("eu-central-1%c", 'a'+i) }
+
+// newWorld has two subnets in each of two zones, a small one, and two groups. It has no node.
+func newWorld(t *testing.T, edit ...func(*fakeec2.Config)) *world {
+	t.Helper()
+	w := &world{T: t, api: newAPI(), daemons: map[string]*daemon{}, holders: map[string]string{}}
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	if testing.Verbose() && *verbose {
+		log.SetOutput(t.Output())
+		log.SetLevel(logrus.DebugLevel)
+	}
+	w.log = log
+	cfg := fakeec2.Config{
+		Subnets: []fakeec2.Subnet{
+			{ID: a1, IPv4: netip.MustParsePrefix("10.1.0.0/16"), Zone: zone(0), Tags: map[string]string{"Name": "blue"}},
+			{ID: a2, IPv4: netip.MustParsePrefix("10.2.0.0/16"), Zone: zone(0)},
+			{ID: b1, IPv4: netip.MustParsePrefix("10.3.0.0/16"), Zone: zone(1)},
+			{ID: small, IPv4: netip.MustParsePrefix("10.4.0.0/28"), Zone: zone(0)},
+		},
+		Groups: []fakeec2.Group{{ID: sg1, Name: "pods"}, {ID: sg2, Name: "more"}},
+		Now:    time.Now, OnUnknown: func(r string) { t.Errorf("unknown to EC2: %s", r) }, OnChange: w.judgeChange,
+		Latency: func(string) time.Duration { return 100 * time.Millisecond },
+	}
+	for _, e := range edit {
+		e(&cfg)
+	}
+	w.ec2 = fakeec2.New(cfg)
+	w.onState = func(node string) {
+		if d := w.daemons[node]; d != nil {
+			d.wake()
+		}
+	}
+	w.latency = 5 * time.Millisecond
+	return w
+}
+
+// judgeChange finds an ENI that is taken from a pod.
+func (w *world) judgeChange(e fakeec2.ENI) {
+	if e.Instance != "" && e.AttachmentStatus != "detaching" && e.Deleted.IsZero() {
+		return
+	}
+	w.holdersMu.Lock()
+	defer w.holdersMu.Unlock()
+	if pod := w.holders[e.ID]; pod != "" {
+		w.Errorf("%s: %s is detached or deleted while pod %s has it", time.Now().Format("15:04:05.000"), e.ID, pod)
+		delete(w.holders, e.ID)
+	}
+}
+
+func instanceOf(node string) string {
+	sum := 0
+	for _, c := range node {
+		sum = sum*31 + int(c)
+	}
+	return fmt.Sprintf("i-%017x", sum)
+}
+
+// addNode launches an instance whose daemon answers.
+func (w *world) addNode(name string, edit ...func(*fleet.Node)) {
+	w.launch(name, instanceOf(name), edit...)
+	d := &daemon{world: w, node: name, reaction: 50 * time.Millisecond, protocol: v1alpha1.Protocol, alive: true}
+	w.daemons[name] = d
+	d.wake()
+}
+
+func (w *world) launch(name, instance string, edit ...func(*fleet.Node)) {
+	n := fleet.Node{
+		ProviderID: "aws:///" + zone(0) + "/" + instance, Ready: true,
+		Labels: map[string]string{"topology.kubernetes.io/zone": zone(0), "node.kubernetes.io/instance-type": "m5.4xlarge", "role": "worker"},
+	}
+	for _, e := range edit {
+		e(&n)
+	}
+	subnet := a1
+	if n.Labels["topology.kubernetes.io/zone"] == zone(1) {
+		subnet = b1
+	}
+	w.ec2.Launch(fakeec2.Instance{
+		ID: instance, Type: n.Labels["node.kubernetes.io/instance-type"], SubnetID: subnet, Tags: map[string]string{"kubernetes.io/cluster/test": "owned"},
+	})
+	w.setNode(name, func(o *fleet.Node) { *o = n })
+}
+
+// declare makes a NodeENI of the group sg1 for all nodes with role=worker.
+func (w *world) declare(name string, index int, subnets ...string) {
+	w.setNodeENI(name, func(o *v1alpha1.NodeENI) {
+		o.Spec = v1alpha1.NodeENISpec{
+			NodeSelector: map[string]string{"role": "worker"}, SubnetIDs: subnets, SecurityGroupIDs: []string{sg1}, DeviceIndex: index,
+			DeleteOnTermination: new(true), DPDKResourceName: "intel.com/" + name,
+		}
+	})
+}
+
+// controller is a replica that leads.
+type controller struct {
+	*world
+	view  *view
+	tally tally.Tally
+	stop  context.CancelFunc
+	ended chan struct{}
+	// frozen: the fence has fallen.
+	mu     sync.Mutex
+	fenced bool
+}
+
+func (c *controller) fence() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fenced {
+		return fleet.ErrNotLeader
+	}
+	return nil
+}
+
+func (c *controller) dropFence() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fenced = true
+}
+
+// lead starts a controller.
+func (w *world) lead(edit ...func(*Options)) *controller {
+	w.Helper()
+	c := &controller{world: w, ended: make(chan struct{})}
+	c.view = w.api.view(c.fence)
+	client := region.New(region.Config{Guard: c.fence, Now: time.Now, HTTPClient: w.ec2, QPS: 100, Burst: 1000})
+	o := Options{EC2: client, Cluster: c.view, Tally: &c.tally, Log: w.log, Now: time.Now, LeakSweep: SweepDelete}
+	for _, e := range edit {
+		e(&o)
+	}
+	ctx, cancel := context.WithCancel(w.Context())
+	c.stop = cancel
+	go func() {
+		defer close(c.ended)
+		Lead(ctx, o)
+	}()
+	return c
+}
+
+// kill ends the controller as SIGKILL does: its calls under way have no answer, and none follows.
+func (c *controller) kill() {
+	c.dropFence()
+	c.stop()
+	<-c.ended
+	c.forget()
+}
+
+func (c *controller) forget() {
+	c.api.mu.Lock()
+	defer c.api.mu.Unlock()
+	c.views = slices.DeleteFunc(c.views, func(v *view) bool { return v == c.view })
+}
+
+// daemon is a node's daemon with its pods.
+type daemon struct {
+	*world
+	node     string
+	reaction time.Duration
+	protocol int
+
+	mu    sync.Mutex
+	alive bool
+	due   bool
+	// offered are the ENIs that pods may get.
+	offered map[string]bool
+}
+
+// wake lets the daemon look at its ENINodeState soon.
+func (d *daemon) wake() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.due || !d.alive {
+		return
+	}
+	d.due = true
+	time.AfterFunc(d.reaction, d.look)
+}
+
+func (d *daemon) set(alive bool) {
+	d.mu.Lock()
+	d.alive = alive
+	d.mu.Unlock()
+	d.wake()
+}
+
+// look reports the devices, and then offers them, as the daemon does.
+func (d *daemon) look() {
+	d.mu.Lock()
+	d.due = false
+	alive := d.alive
+	d.mu.Unlock()
+	if !alive {
+		return
+	}
+	var spec v1alpha1.ENINodeStateSpec
+	if s := d.api.state(d.node); s != nil {
+		spec = s.Spec
+	}
+	d.holdersMu.Lock()
+	offered := map[string]bool{}
+	var devices []fleet.Device
+	var released []v1alpha1.ReleasedENI
+	for _, e := range spec.Attachments {
+		pod := d.holders[e.ENIID]
+		switch {
+		case e.ENIID == "" || e.InstanceID != instanceOf(d.node) && e.InstanceID == "":
+		case e.Wanted == v1alpha1.WantedReleased && pod == "":
+			released = append(released, v1alpha1.ReleasedENI{Slot: e.Slot, ENIID: e.ENIID})
+		case e.Wanted == v1alpha1.WantedReleased:
+			devices = append(devices, fleet.Device{ENI: e.ENIID, Phase: "draining", Holders: []string{pod}})
+		case e.AttachmentID != "" && (e.Phase == "Attached" || e.Phase == "Ready"):
+			offered[e.ENIID] = true
+			dev := fleet.Device{ENI: e.ENIID, Phase: "ready"}
+			if pod != "" {
+				dev.Holders = []string{pod}
+			}
+			devices = append(devices, dev)
+		}
+	}
+	// From here on no pod gets a device that is not offered; a new one waits for the report.
+	d.mu.Lock()
+	for eni := range d.offered {
+		if !offered[eni] {
+			delete(d.offered, eni)
+		}
+	}
+	d.mu.Unlock()
+	d.holdersMu.Unlock()
+	ok := d.setStatus(d.node, func(s *fleet.State) {
+		s.Reported, s.Protocol, s.Released, s.Devices = true, d.protocol, released, devices
+	})
+	if !ok {
+		return
+	}
+	now := d.api.state(d.node)
+	d.holdersMu.Lock()
+	defer d.holdersMu.Unlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if now != nil && fmt.Sprint(now.Spec) == fmt.Sprint(spec) {
+		d.offered = offered
+	} else if !d.due && d.alive {
+		d.due = true
+		time.AfterFunc(d.reaction, d.look)
+	}
+}
+
+// startPod gives a device to a new pod; it is "" if there is none.
+func (d *daemon) startPod(pod string) string {
+	d.holdersMu.Lock()
+	defer d.holdersMu.Unlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, eni := range slices.Sorted(maps.Keys(d.offered)) {
+		if d.holders[eni] == "" {
+			d.holders[eni] = pod
+			return eni
+		}
+	}
+	return ""
+}
+
+func (w *world) endPod(pod string) {
+	w.holdersMu.Lock()
+	for eni, has := range w.holders {
+		if has == pod {
+			delete(w.holders, eni)
+		}
+	}
+	w.holdersMu.Unlock()
+	for _, d := range w.daemons {
+		d.wake()
+	}
+}
+
+// live returns the ENIs of the cluster that exist.
+func (w *world) live() []fakeec2.ENI {
+	return slices.DeleteFunc(w.ec2.All(), func(e fakeec2.ENI) bool { return !e.Deleted.IsZero() || e.Tags[slots.TagSlot] == "" })
+}
+
+// wait lets time pass until ok, at most for the given time.
+func (w *world) wait(most time.Duration, what string, ok func() bool) time.Duration {
+	w.Helper()
+	begin := time.Now()
+	for time.Since(begin) < most {
+		if ok() {
+			return time.Since(begin)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	w.Fatalf("not within %v: %s\n%s", most, what, w.describe())
+	return 0
+}
+
+// describe is the world for a failure's message.
+func (w *world) describe() string {
+	var b strings.Builder
+	for _, e := range w.live() {
+		fmt.Fprintf(&b, "%s slot %s on %q %s index %d\n", e.ID, e.Tags[slots.TagSlot], e.Instance, e.AttachmentStatus, e.DeviceIndex)
+	}
+	w.api.mu.Lock()
+	defer w.api.mu.Unlock()
+	for name, s := range w.states {
+		fmt.Fprintf(&b, "%s: protocol %d released %v devices %v\n", name, s.Is.Protocol, s.Is.Released, s.Is.Devices)
+		for _, e := range s.Is.Spec.Attachments {
+			fmt.Fprintf(&b, "  %s %s %s %s attempt %d %s %s\n", e.Slot, e.ENIID, e.Wanted, e.Phase, e.Attempt, e.Reason, e.Message)
+		}
+	}
+	for name, o := range w.enis {
+		fmt.Fprintf(&b, "NodeENI %s deleting %v %v: %d attachments\n", name, o.Deleting, o.Is.Finalizers, len(o.Is.Status.Attachments))
+	}
+	return b.String()
+}
+
+// attached says whether n ENIs of the cluster exist, each attached and listed so in a NodeENI's status.
+func (w *world) attached(n int) func() bool {
+	return func() bool {
+		live := w.live()
+		if len(live) != n {
+			return false
+		}
+		for _, e := range live {
+			if e.Instance == "" || e.AttachmentStatus != "attached" || !e.DeleteOnTermination {
+				return false
+			}
+		}
+		listed := 0
+		w.api.mu.Lock()
+		defer w.api.mu.Unlock()
+		for _, o := range w.enis {
+			listed += len(o.Is.Status.Attachments)
+		}
+		return listed == n
+	}
+}
+
+func (w *world) gone() bool {
+	w.api.mu.Lock()
+	left := len(w.enis)
+	w.api.mu.Unlock()
+	return left == 0 && len(w.live()) == 0
+}
+
+var errKilled = errors.New("killed")

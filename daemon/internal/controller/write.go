@@ -1,0 +1,102 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/entries"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+)
+
+// calm is for how long a change of entries may be gathered with later ones, if neither a slot nor the daemon waits for it.
+const calm = 500 * time.Millisecond
+
+// writeSpec writes the node's entries if they have changed, and returns when to look again.
+func (l *loop) writeSpec(n *node) time.Time {
+	now := l.Now()
+	switch {
+	case n.object == nil:
+		l.commit(n, n.pending(), nil)
+		return time.Time{}
+	case n.busy || l.paused():
+		return time.Time{}
+	case now.Before(n.retryAt):
+		return n.retryAt
+	}
+	want := n.spec()
+	pending := n.pending()
+	var present *v1alpha1.ENINodeStateSpec
+	if n.state != nil {
+		present = &n.state.Is.Spec
+	}
+	if entries.Equal(present, want) {
+		n.changed = time.Time{}
+		l.commit(n, pending, nil)
+		return time.Time{}
+	}
+	if len(pending) == 0 && !entries.Urgent(present, want) {
+		if n.changed.IsZero() {
+			n.changed = now
+		}
+		if due := n.changed.Add(calm); now.Before(due) {
+			return due
+		}
+	}
+	n.busy, n.changed = true, time.Time{}
+	seen := n.state
+	l.write(func(ctx context.Context) error { return l.Cluster.WriteSpec(ctx, n.name, seen, want) }, func(err error) {
+		n.busy = false
+		switch {
+		case errors.Is(err, fleet.ErrConflict) || errors.Is(err, fleet.ErrGone):
+			n.retryAt = l.Now().Add(retryWrite / 10)
+		case err != nil:
+			n.retryAt = l.Now().Add(retryWrite)
+			l.Log.WithError(err).WithField("node", n.name).Warn("entries of ENINodeState not written; it is tried again")
+		}
+		l.commit(n, pending, err)
+		l.dirtyNodes[n.name] = true
+	})
+	return time.Time{}
+}
+
+// spec is the wish for the ENINodeState of the node. Slots of an earlier instance of the same name are left out.
+func (n *node) spec() v1alpha1.ENINodeStateSpec {
+	var list []v1alpha1.AttachmentEntry
+	for _, s := range n.slots {
+		if s.entry.Slot != "" && s.Instance == n.instance {
+			list = append(list, s.entry)
+		}
+	}
+	return entries.Spec(list)
+}
+
+// stores are memories that count once they are written.
+type stores map[*slot]*lifecycle.Memory
+
+func (n *node) pending() stores {
+	out := stores{}
+	for _, s := range n.slots {
+		if s.pending != nil {
+			out[s] = s.pending
+		}
+	}
+	return out
+}
+
+// commit takes the result of the write.
+func (l *loop) commit(n *node, pending stores, err error) {
+	for s, m := range maps.All(pending) {
+		if s.pending != m {
+			continue
+		}
+		if err == nil {
+			s.mem = *m
+		}
+		s.pending = nil
+		l.dirtyNodes[n.name] = true
+	}
+}
