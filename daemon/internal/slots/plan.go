@@ -127,6 +127,7 @@ func external(e vpc.Interface) bool {
 func (p *planner) settle(open []*Slot) {
 	var moved []*Slot
 	for _, s := range open {
+		s.Index = s.Exact
 		if f, ok := p.room(s); !ok {
 			p.Faults[s.ID] = f
 			continue
@@ -134,7 +135,7 @@ func (p *planner) settle(open []*Slot) {
 		p.attached++
 		p.onCard[s.Card]++
 		if at := (place{s.Card, s.Exact}); !p.taken[at] {
-			p.taken[at], s.Index = true, s.Exact
+			p.taken[at] = true
 		} else {
 			moved = append(moved, s)
 		}

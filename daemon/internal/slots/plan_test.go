@@ -1,0 +1,147 @@
+package slots
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
+)
+
+func slotAt(id string, exact int) Slot {
+	return Slot{ID: ID(id), NodeENI: NodeENI{Name: "e-" + id}, Node: "n", Instance: "i-1", Subnet: "subnet-" + id, Exact: exact}
+}
+
+// at is an ENI on i-1; words are "primary", "ours=ID" or "no_manage".
+func at(id string, card, index int, words ...string) vpc.Interface {
+	e := vpc.Interface{ID: "eni-" + id, SubnetID: "subnet-" + id, Tags: map[string]string{},
+		Attachment: &vpc.Attachment{Instance: "i-1", NetworkCard: card, DeviceIndex: index, Status: "attached"}}
+	for _, w := range words {
+		if own, ok := strings.CutPrefix(w, "ours="); ok {
+			e.Tags[TagSlot], e.Tags[TagCluster], e.Tags[vpc.NodeENITag] = own, "c", "e-"+own
+		} else {
+			e.Tags[TagNoManage] = "true"
+		}
+	}
+	return e
+}
+
+func available(id string) vpc.Interface {
+	e := at(id, 0, 0, "ours="+id)
+	e.Attachment = nil
+	return e
+}
+
+func TestPlanNode(t *testing.T) {
+	primary := at("primary", 0, 0)
+	card := func(s Slot, card int) Slot { s.Card = card; return s }
+	anyCard := func(s Slot) Slot { s.AnyCard = true; return s }
+	elsewhere := at("a", 0, 1, "no_manage")
+	elsewhere.Attachment.Instance = "i-2"
+	detached := at("x", 0, 2)
+	detached.Attachment.Status = "detached"
+	for _, tt := range []struct {
+		name   string
+		limits []int // of the cards
+		most   int   // ENIs; the sum of limits where it is 0
+		slots  []Slot
+		there  []vpc.Interface
+		want   string // slot=card/index, ext: external
+		faults map[string]string
+		says   []string
+	}{
+		{name: "exact", limits: []int{4}, slots: []Slot{slotAt("a", 1), slotAt("b", 2)}, there: []vpc.Interface{primary}, want: "a=0/1 b=0/2"},
+		{name: "exact ones go first", limits: []int{8}, slots: []Slot{slotAt("a", 1), slotAt("b", 1), slotAt("c", 2), slotAt("d", 3)},
+			there: []vpc.Interface{primary}, want: "a=0/1 b=0/4 c=0/2 d=0/3"},
+		{name: "taken by somebody", limits: []int{8}, slots: []Slot{slotAt("a", 1), slotAt("b", 2)}, there: []vpc.Interface{primary, at("x", 0, 1)}, want: "a=0/3 b=0/2"},
+		{name: "an ENI stays where it is", limits: []int{8}, slots: []Slot{slotAt("a", 1), slotAt("b", 1)}, there: []vpc.Interface{primary, at("b", 0, 5, "ours=b"), at("x", 0, 1)},
+			want: "a=0/2 b=0/5"},
+		{name: "its index is free again, and it stays", limits: []int{8}, slots: []Slot{slotAt("b", 1)}, there: []vpc.Interface{primary, at("b", 0, 5, "ours=b")}, want: "b=0/5"},
+		{name: "full", limits: []int{2}, slots: []Slot{slotAt("a", 1)}, there: []vpc.Interface{primary, at("x", 0, 1, "ours=old")}, want: "a=0/1",
+			faults: map[string]string{"a": NoFreeInterface}, says: []string{"takes 2 ENIs", "eni-x (e-old)", "eni-primary (no NodeENI)", "larger type"}},
+		{name: "room for one more", limits: []int{3}, slots: []Slot{slotAt("b", 2), slotAt("a", 1)}, there: []vpc.Interface{primary, at("x", 0, 3)}, want: "b=0/2 a=0/1",
+			faults: map[string]string{"b": NoFreeInterface}},
+		{name: "those with an ENI come first", limits: []int{3}, slots: []Slot{slotAt("a", 1), slotAt("b", 2)}, there: []vpc.Interface{primary, at("x", 0, 3), available("b")},
+			want: "a=0/1 b=0/2", faults: map[string]string{"a": NoFreeInterface}},
+		{name: "the whole instance is full before its cards", limits: []int{4, 4}, most: 2, slots: []Slot{anyCard(slotAt("a", 1))}, there: []vpc.Interface{primary, at("x", 0, 1)},
+			want: "a=0/1", faults: map[string]string{"a": NoFreeInterface}},
+		{name: "a detached ENI has no place", limits: []int{2}, slots: []Slot{slotAt("a", 2)}, there: []vpc.Interface{primary, detached}, want: "a=0/2"},
+		{name: "an ENI of another instance neither", limits: []int{2}, slots: []Slot{slotAt("a", 1)}, there: []vpc.Interface{primary, elsewhere}, want: "a=0/1"},
+		{name: "indexes are a card's", limits: []int{2, 2}, slots: []Slot{slotAt("a", 1), card(slotAt("b", 1), 1)}, there: []vpc.Interface{primary}, want: "a=0/1 b=1/1"},
+		{name: "a card is full", limits: []int{4, 1}, slots: []Slot{card(slotAt("a", 1), 1)}, there: []vpc.Interface{primary, at("x", 1, 1)}, want: "a=1/1",
+			faults: map[string]string{"a": NoFreeInterface}, says: []string{"network card 1", "eni-x", AnnotationNetworkCard}},
+		{name: "no such card", limits: []int{4, 4}, slots: []Slot{card(slotAt("a", 1), 2)}, there: []vpc.Interface{primary}, want: "a=2/1",
+			faults: map[string]string{"a": InvalidOption}, says: []string{AnnotationNetworkCard + " 2", "2 network cards"}},
+		{name: "the emptiest card, the first of them", limits: []int{3, 3, 3}, slots: []Slot{anyCard(slotAt("a", 1)), anyCard(slotAt("b", 1)), anyCard(slotAt("c", 1))},
+			there: []vpc.Interface{primary}, want: "a=1/1 b=2/1 c=0/1"},
+		{name: "external", limits: []int{2}, slots: []Slot{slotAt("a", 1)}, there: []vpc.Interface{primary, at("a", 0, 1, "no_manage")}, want: "a=0/1ext"},
+		{name: "external needs no_manage", limits: []int{3}, slots: []Slot{slotAt("a", 1)}, there: []vpc.Interface{primary, at("a", 0, 1)}, want: "a=0/2"},
+		{name: "external needs the index", limits: []int{3}, slots: []Slot{slotAt("a", 1)}, there: []vpc.Interface{primary, at("a", 0, 2, "no_manage")}, want: "a=0/1"},
+		{name: "external needs the card", limits: []int{3, 3}, slots: []Slot{slotAt("a", 1)}, there: []vpc.Interface{primary, at("a", 1, 1, "no_manage")}, want: "a=0/1"},
+		{name: "external on any card", limits: []int{3, 3}, slots: []Slot{anyCard(slotAt("a", 1))}, there: []vpc.Interface{primary, at("a", 1, 1, "no_manage")}, want: "a=1/1ext"},
+		{name: "external needs the subnet", limits: []int{3}, slots: []Slot{slotAt("b", 1)}, there: []vpc.Interface{primary, at("a", 0, 1, "no_manage")}, want: "b=0/2"},
+		{name: "another's of ours is not external", limits: []int{3}, slots: []Slot{slotAt("a", 1)}, there: []vpc.Interface{primary, at("a", 0, 1, "no_manage", "ours=z")},
+			want: "a=0/2"},
+		{name: "an ENI of its own counts before an external one", limits: []int{3}, slots: []Slot{slotAt("a", 1)},
+			there: []vpc.Interface{primary, at("a", 0, 1, "no_manage"), available("a")}, want: "a=0/2"},
+		{name: "nothing", limits: []int{3}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			kind := vpc.InstanceType{Name: "t", Interfaces: tt.most}
+			for i, n := range tt.limits {
+				kind.Cards = append(kind.Cards, vpc.Card{Index: i, Interfaces: n})
+				if tt.most == 0 {
+					kind.Interfaces += n
+				}
+			}
+			p := PlanNode(tt.slots, tt.there, kind)
+			var got []string
+			for _, s := range p.Slots {
+				text := fmt.Sprintf("%s=%d/%d", s.ID, s.Card, s.Index)
+				if _, ok := p.External[s.ID]; ok {
+					text += "ext"
+				}
+				got = append(got, text)
+			}
+			if diff := cmp.Diff(tt.want, strings.Join(got, " ")); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			faults := map[string]string{}
+			for id, f := range p.Faults {
+				faults[string(id)] = f.Reason
+				checkFault(t, []Fault{f}, f.Reason, tt.says)
+			}
+			if diff := cmp.Diff(tt.faults, faults, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("faults (-want +got):\n%s", diff)
+			}
+			slices.Reverse(tt.there)
+			again := PlanNode(tt.slots, tt.there, kind)
+			if diff := cmp.Diff(p, again); diff != "" {
+				t.Errorf("the order of the answers matters (-first +second):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestPlanIsTheSameInEachOrder(t *testing.T) {
+	a, b, c := slotAt("a", 1), slotAt("b", 1), slotAt("c", 2)
+	kind := vpc.InstanceType{Interfaces: 8, Cards: []vpc.Card{{Interfaces: 8}}}
+	var first map[ID]int
+	for _, order := range [][]Slot{{a, b, c}, {c, b, a}, {b, a, c}} {
+		got := map[ID]int{}
+		for _, s := range PlanNode(order, nil, kind).Slots {
+			got[s.ID] = s.Index
+		}
+		if first == nil {
+			first = got
+		}
+		if !maps.Equal(first, got) {
+			t.Errorf("%v, and %v", first, got)
+		}
+	}
+}
