@@ -1,6 +1,7 @@
 package fakeec2
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
@@ -82,5 +83,27 @@ func TestTimePassesWhileNobodyLooks(t *testing.T) {
 	}
 	if want := []string{"", "attaching", "attached", "detaching", ""}; len(changes) != len(want) || changes[2] != "attached" || changes[3] != "detaching" {
 		t.Errorf("changes %q, want %q", changes, want)
+	}
+}
+
+func TestOrderOfLateChanges(t *testing.T) {
+	var changed []string
+	w := newWorld(t, func(c *Config) {
+		c.CreateTakes = 2 * time.Second
+		c.OnChange = func(e ENI) {
+			if !e.Pending {
+				changed = append(changed, e.ID)
+			}
+		}
+	})
+	var made []string
+	for range 20 {
+		made = append(made, w.create("", "subnet-1"))
+		w.pass(50 * time.Millisecond)
+	}
+	w.pass(time.Minute)
+	w.All()
+	if !slices.Equal(changed, made) {
+		t.Errorf("changes of %v, want the order %v", changed, made)
 	}
 }

@@ -59,7 +59,12 @@ func TestPolicy(t *testing.T) {
 	w.want(err, "UnauthorizedOperation")
 	w.want(w.delete(eni), "")
 	w.want(w.delete("eni-foreign"), "UnauthorizedOperation")
-	if len(w.Denied()) != 2 {
+	eni = w.seed(ENI{ID: "eni-elsewhere", SubnetID: "subnet-1", Instance: "i-3", DeviceIndex: 2, Tags: map[string]string{"cluster": "blue"}})
+	attachment = w.ENI(eni).Attachment()
+	w.want(w.detach(attachment, false), "UnauthorizedOperation")
+	w.want(modify(&ec2.ModifyNetworkInterfaceAttributeInput{Attachment: &types.NetworkInterfaceAttachmentChanges{AttachmentId: &attachment,
+		DeleteOnTermination: aws.Bool(true)}}), "UnauthorizedOperation")
+	if len(w.Denied()) != 4 {
 		t.Errorf("denied: %q", w.Denied())
 	}
 	for name, in := range map[string]*ec2.CreateNetworkInterfaceInput{
