@@ -43,6 +43,7 @@ the daemon runs: in its container, or on a node without one.
 
 The exit code is 1 if a check has failed, and 2 if the command line is wrong.`,
 		Example: `  kubectl -n kube-system exec ds/multi-enid -- /multi-enid doctor
+  kubectl -n kube-system exec deploy/multi-enid-controller -- /multi-enid doctor --controller
   multi-enid doctor --output json`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

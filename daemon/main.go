@@ -13,6 +13,7 @@ import (
 	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificates of its own
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controlplane"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kubectl"
 	"github.com/multi-eni/multi-eni-cni/pkg/buildinfo"
 )
@@ -49,8 +50,9 @@ Documentation: ` + projectURL,
 	}
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
-	root.AddCommand(p.runCommand(ctx), p.statusCommand(ctx), p.doctorCommand(ctx), p.installCommand(ctx), p.uninstallCommand(),
-		p.kubectl().Command(ctx), p.versionCommand(), p.bindDriverCommand())
+	cluster := controlplane.Program{Stdout: p.stdout, Stderr: p.stderr, Getenv: p.getenv, Version: version}
+	root.AddCommand(p.runCommand(ctx), p.statusCommand(ctx), cluster.AddDoctor(ctx, p.doctorCommand(ctx)), p.installCommand(ctx), p.uninstallCommand(),
+		p.kubectl().Command(ctx), cluster.Command(ctx), p.versionCommand(), p.bindDriverCommand())
 	cli.Prepare(root, version)
 	return root
 }

@@ -42,7 +42,7 @@ func TestUsage(t *testing.T) {
 		args []string
 		want []string
 	}{
-		{"nothing", nil, []string{"no command", "completion, doctor, install, kubectl, run, status, uninstall, version", "Try 'multi-enid --help'."}},
+		{"nothing", nil, []string{"no command", "completion, controller, doctor, install, kubectl, run, status, uninstall, version", "Try 'multi-enid --help'."}},
 		{"unknown command", []string{"statsu"}, []string{`"statsu"`, "did you mean status?", "Try 'multi-enid --help'."}},
 		{"swapped letters", []string{"stauts"}, []string{`"stauts"`, "did you mean status?"}},
 		{"no command at all", []string{"frobnicate"}, []string{`unknown command "frobnicate"` + "\n"}},
@@ -69,6 +69,10 @@ func TestUsage(t *testing.T) {
 		{"output", []string{"status", "-o", "xml"}, []string{`"xml"`, "table, wide, json or yaml"}},
 		{"doctor's output", []string{"doctor", "--nodeeni-source=dir:/x", "-o", "table"}, []string{`"table"`, "text or json"}},
 		{"doctor without a source", []string{"doctor"}, []string{"--nodeeni-source", "dir:PATH"}},
+		{"controller's faults", []string{"controller", "--leak-sweep=all", "--ec2-qps=0", "--listen=x"},
+			[]string{"--namespace", "--leak-sweep", "--ec2-qps", "--listen", "Try 'multi-enid controller --help'."}},
+		{"controller's doctor", []string{"doctor", "--controller"}, []string{"--namespace", "POD_NAMESPACE"}},
+		{"controller's doctor's output", []string{"doctor", "--controller", "-o", "table"}, []string{`"table"`, "text or json"}},
 		{"install nowhere", []string{"install"}, []string{"--to", "/opt/cni/bin"}},
 	}
 	for _, tt := range tests {

@@ -136,6 +136,7 @@ func (l *loop) run() {
 	defer timer.Stop()
 	for {
 		l.work()
+		l.Tally.Turn(l.Now())
 		timer.Stop()
 		if next := l.times.Next(); !next.IsZero() {
 			timer.Reset(max(next.Sub(l.Now()), 0))

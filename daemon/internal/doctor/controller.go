@@ -58,9 +58,9 @@ type SlotFault struct{ NodeENI, Node, Reason, Message string }
 
 // RegionEC2 has the questions to EC2. They change nothing.
 type RegionEC2 interface {
-	// Sample looks for resources of a cluster; both arguments may be "".
+	// Sample looks for resources to ask for permissions with. Cluster and instance may be "".
 	Sample(ctx context.Context, cluster, instance string) (vpc.Sample, error)
-	// Permissions asks for each action by a dry run with the sample.
+	// Permissions asks for each action by a dry run with them.
 	Permissions(ctx context.Context, s vpc.Sample) []vpc.Permission
 	Instance(ctx context.Context, id string) (vpc.Instance, error)
 }
@@ -267,8 +267,11 @@ func (c *controllerDoctor) ec2(ctx context.Context) []Finding {
 	if c.survey != nil && len(c.survey.Instances) > 0 {
 		instance = c.survey.Instances[0]
 	}
-	// Without a sample the permissions say why EC2 cannot be asked.
-	sample, _ := c.EC2.Sample(ctx, c.cluster, instance) //nolint:errcheck // see above
+	sample, err := c.EC2.Sample(ctx, c.cluster, instance)
+	var failed *vpc.EC2Error
+	if errors.As(err, &failed) && failed.Kind != vpc.EC2Forbidden { // Permissions says which action is denied
+		return fail(check, controllerRemedy(failed), "it cannot be asked: %v", err)
+	}
 	for _, p := range c.EC2.Permissions(ctx, sample) {
 		switch {
 		case p.Err == nil:

@@ -16,7 +16,7 @@ import (
 
 // controllerWorld is a cluster and a region that answer the controller's doctor.
 type controllerWorld struct {
-	down, uidErr, leaseErr, rivalErr, surveyErr error
+	down, uidErr, leaseErr, rivalErr, surveyErr, sampleErr error
 
 	denied    string // verb and resource
 	resources []string
@@ -50,10 +50,15 @@ func (w *controllerWorld) Leader(context.Context) (string, time.Time, error) {
 }
 func (w *controllerWorld) Rival(context.Context) (string, error)  { return w.rival, w.rivalErr }
 func (w *controllerWorld) Survey(context.Context) (Survey, error) { return w.survey, w.surveyErr }
-func (w *controllerWorld) Sample(context.Context, string, string) (vpc.Sample, error) {
-	return vpc.Sample{}, nil
+func (w *controllerWorld) Sample(_ context.Context, cluster, instance string) (vpc.Sample, error) {
+	return vpc.Sample{Cluster: cluster, Instance: instance}, w.sampleErr
 }
-func (w *controllerWorld) Permissions(context.Context, vpc.Sample) []vpc.Permission { return w.rights }
+func (w *controllerWorld) Permissions(_ context.Context, s vpc.Sample) []vpc.Permission {
+	if s.Cluster == "" || s.Instance == "" {
+		return []vpc.Permission{{Action: "AttachNetworkInterface", Err: &vpc.EC2Error{Kind: vpc.EC2Unknown, Err: errors.New("not asked")}}}
+	}
+	return w.rights
+}
 func (w *controllerWorld) Instance(_ context.Context, id string) (vpc.Instance, error) {
 	i, known := w.instances[id]
 	if !known {
@@ -122,6 +127,10 @@ func TestControllerFaults(t *testing.T) {
 		"EC2 away": {func(w *controllerWorld) {
 			w.rights = []vpc.Permission{{Action: "x", Err: &vpc.EC2Error{Kind: vpc.EC2NotSent, Err: errors.New("no route")}}}
 		}, Fail, "EC2", []string{"no route", "NAT gateway"}},
+		"EC2 not asked": {func(w *controllerWorld) { w.survey.Instances = nil }, Warn, "EC2", []string{"AttachNetworkInterface (not asked)"}},
+		"EC2 unauthenticated": {func(w *controllerWorld) {
+			w.sampleErr = &vpc.EC2Error{Kind: vpc.EC2Unauthenticated, Code: "AuthFailure", Service: "EC2", Err: errors.New("who are you")}
+		}, Fail, "EC2", []string{"who are you", "AWS_REGION"}},
 		"EC2 says nothing": {func(w *controllerWorld) {
 			w.rights = []vpc.Permission{{Action: "x", Err: &vpc.EC2Error{Kind: vpc.EC2Refused, Code: "Odd", Service: "EC2", Err: errors.New("odd")}}}
 		}, Warn, "EC2", []string{"x (odd)", "multi-enid-controller.json"}},

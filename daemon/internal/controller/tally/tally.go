@@ -34,6 +34,8 @@ type Snapshot struct {
 	ReleaseWait time.Duration
 	// Resynced is the time of the last comparison of EC2 with the cluster.
 	Resynced time.Time
+	// Turned is the end of the loop's last turn.
+	Turned time.Time
 }
 
 // Node has the values of one node's slots.
@@ -94,6 +96,13 @@ func (t *Tally) Resynced(at time.Time, leaked int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.now.Resynced, t.now.Leaked = at, leaked
+}
+
+// Turn notes the end of a turn of the loop.
+func (t *Tally) Turn(at time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.now.Turned = at
 }
 
 // OtherController notes whether the public controller is at work.
