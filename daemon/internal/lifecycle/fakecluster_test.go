@@ -109,11 +109,12 @@ func (c *fakeCluster) runDaemon(n *fakeNode) {
 		e := s.spec[id]
 		switch {
 		case e.ENIID == "" || e.AttachmentID == "":
-		case e.Wanted == v1alpha1.WantedAttached || n.old:
+		case e.Wanted == v1alpha1.WantedAttached:
 			n.offered[e.ENIID] = true
 			st.device[e.ENIID] = "ready"
 		case n.pods[e.ENIID]:
 			st.device[e.ENIID] = "draining"
+		case n.old: // it gives the device to no pod, but cannot say so
 		default:
 			st.released[id] = e.ENIID
 		}

@@ -276,7 +276,7 @@ func (c *fakeController) step(cell *fakeCell) bool {
 		w.say("    %v", r.Err)
 	}
 	mem := After(cell.mem, st, r, w.region.now)
-	if st.Do == Store {
+	if st.Do == Store && !c.fenced {
 		if err := c.store(cell, o, After(cell.mem, st, Result{}, w.region.now)); err != nil {
 			mem = After(cell.mem, st, Result{Err: err}, w.region.now)
 		}
