@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -53,7 +54,8 @@ type decider struct {
 
 func (d *decider) decide() Step {
 	if !d.o.Wanted && d.o.Abandoned {
-		return Step{Do: Drop, Reason: Abandoned, ENI: d.m.ENI}
+		return Step{Do: Drop, Reason: Abandoned, ENI: d.m.ENI, Message: fmt.Sprintf("annotation %s of NodeENI %s is true: %s is left behind on node %s (instance %s)",
+			slots.AnnotationAbandon, d.s.NodeENI.Name, cmp.Or(d.m.ENI, "nothing"), d.s.Node, d.s.Instance)}
 	}
 	if d.o.LookedAt.IsZero() {
 		return Step{Do: LookUp}
