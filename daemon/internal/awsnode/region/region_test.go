@@ -101,7 +101,8 @@ func TestLife(t *testing.T) {
 	}
 	expected := vpc.Interface{
 		ID: made.ID, MAC: s.ENI(made.ID).MAC, SubnetID: subnet1, VPCID: fakeec2.DefaultVPC, Zone: fakeec2.DefaultZone, Status: "available", Description: "for a & b",
-		Groups: []string{group1, group2}, SourceDestCheck: true, Tags: tags("one"), Type: "interface", Addresses: slices.Concat(s.ENI(made.ID).IPv4, s.ENI(made.ID).IPv6),
+		Groups: []string{group1, group2}, SourceDestCheck: true, Tags: tags("one"), Type: "interface",
+		Addresses: slices.Concat(s.ENI(made.ID).IPv4, s.ENI(made.ID).IPv6),
 	}
 	if len(expected.Addresses) != 4 {
 		t.Errorf("addresses: %v", expected.Addresses)
@@ -156,7 +157,8 @@ func TestLooks(t *testing.T) {
 	}
 	want(t, "subnets", subnets, []vpc.Subnet{blue}, err)
 	groups, err := c.SecurityGroups(ctx, []string{group1}, []string{"more"})
-	want(t, "groups", groups, []vpc.SecurityGroup{{ID: group1, Name: "pods", VPCID: fakeec2.DefaultVPC}, {ID: group2, Name: "more", VPCID: fakeec2.DefaultVPC}}, err)
+	want(t, "groups", groups, []vpc.SecurityGroup{{ID: group1, Name: "pods", VPCID: fakeec2.DefaultVPC},
+		{ID: group2, Name: "more", VPCID: fakeec2.DefaultVPC}}, err)
 	instance, err := c.Instance(ctx, instance1)
 	want(t, "instance", instance, vpc.Instance{ID: instance1, Type: "m5.4xlarge", VPCID: fakeec2.DefaultVPC, SubnetID: subnet1, Zone: fakeec2.DefaultZone,
 		State: "running", Tags: map[string]string{"kubernetes.io/cluster/blue": "owned"}}, err)
@@ -201,13 +203,14 @@ func TestPages(t *testing.T) {
 	}
 	c, s := client(t, cfg, Config{})
 	all, err := c.Interfaces(t.Context(), vpc.Query{Tags: map[string][]string{slots.TagCluster: {cluster}}, Status: "available"})
-	if err != nil || len(all) != 2300 || !slices.IsSortedFunc(all, func(a, b vpc.Interface) int { return cmpID(a, b) }) || s.Tally(describeInterfaces).Calls != 3 {
+	if sorted := slices.IsSortedFunc(all, cmpID); err != nil || len(all) != 2300 || !sorted || s.Tally(describeInterfaces).Calls != 3 {
 		t.Errorf("%d ENIs in %d calls, %v", len(all), s.Tally(describeInterfaces).Calls, err)
 	}
 	for name, q := range map[string]vpc.Query{
 		"slot":          {Tags: map[string][]string{slots.TagSlot: {"mine", "none"}, slots.TagCluster: nil}, Subnets: []string{subnet1, subnet2}},
-		"other cluster": {Tags: map[string][]string{slots.TagCluster: {"x"}}}, "attached": {Instances: []string{instance1}, Tags: map[string][]string{slots.TagSlot: nil}},
-		"other subnet": {Subnets: []string{subnet2}}, "in use": {Status: "in-use", Tags: map[string][]string{slots.TagSlot: nil}},
+		"other cluster": {Tags: map[string][]string{slots.TagCluster: {"x"}}},
+		"attached":      {Instances: []string{instance1}, Tags: map[string][]string{slots.TagSlot: nil}},
+		"other subnet":  {Subnets: []string{subnet2}}, "in use": {Status: "in-use", Tags: map[string][]string{slots.TagSlot: nil}},
 	} {
 		n := 0
 		if name == "slot" {

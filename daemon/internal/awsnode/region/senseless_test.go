@@ -38,7 +38,8 @@ func TestSenseless(t *testing.T) {
 	cfg := account()
 	for n := 1; n <= 3; n++ {
 		cfg.ENIs = append(cfg.ENIs, fakeec2.ENI{ID: fmt.Sprintf("eni-%08x", n), MAC: fmt.Sprintf("02:00:00:00:00:%02x", n), SubnetID: subnet1, Instance: instance1,
-			DeviceIndex: n, AttachmentStatus: "attached", AttachmentID: fmt.Sprintf("eni-attach-%08x", n), Description: fmt.Sprint("number ", n), Tags: tags(fmt.Sprint(n))})
+			DeviceIndex: n, AttachmentStatus: "attached", AttachmentID: fmt.Sprintf("eni-attach-%08x", n), Description: fmt.Sprint("number ", n),
+			Tags: tags(fmt.Sprint(n))})
 	}
 	for name, tt := range map[string]struct {
 		from, to string

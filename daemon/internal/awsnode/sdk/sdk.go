@@ -25,8 +25,8 @@ import (
 
 // Configure finds region and credentials as the SDK usually does, and asks region where the environment has none. The region comes before
 // the credentials, since IRSA's need one.
-func Configure(ctx context.Context, retryer func() aws.Retryer, region func(context.Context) (string, error), more ...func(*config.LoadOptions) error) (aws.Config,
-	error) {
+func Configure(ctx context.Context, retryer func() aws.Retryer, region func(context.Context) (string, error),
+	more ...func(*config.LoadOptions) error) (aws.Config, error) {
 	// The SDK's log lines about a failing service repeat its errors.
 	options := append([]func(*config.LoadOptions) error{config.WithLogger(logging.Nop{}), config.WithRetryer(retryer)}, more...)
 	cfg, err := config.LoadDefaultConfig(ctx, options...)
