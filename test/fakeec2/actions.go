@@ -85,6 +85,9 @@ func (s *Server) call(name string, p params, lost bool) (out string, err error) 
 	}
 	if _, known := s.tables[name]; known && !strings.HasPrefix(name, "Describe") {
 		s.events = append(s.events, c.event)
+		if s.cfg.OnEvent != nil {
+			s.cfg.OnEvent(c.event)
+		}
 	}
 	return out, err
 }

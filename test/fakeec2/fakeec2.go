@@ -40,6 +40,9 @@ type Config struct {
 	May func(action string, on ENI) bool
 	// Policy is the caller's policy, asked for each action and resource that a call needs; nil permits all.
 	Policy *iam.Policy
+	// AbsentForbidden makes calls about an ENI that does not exist UnauthorizedOperation if Policy asks for a tag of it, as it always is for an
+	// attachment that does not exist. Nobody has tried it on EC2 for ENIs.
+	AbsentForbidden bool
 	// Key and Region must be in the calls' signatures; "" permits any.
 	Key, Region string
 	// DryRun makes the actions for addresses answer dry runs. In the API's model none of them has the
@@ -80,6 +83,8 @@ type Config struct {
 	Now func() time.Time
 	// OnChange is called with a changed ENI, before the caller has its answer. It must not call the Server.
 	OnChange func(ENI)
+	// OnEvent is called with each Event, before the caller has its answer. It must not call the Server.
+	OnEvent func(Event)
 	// OnUnknown is called for unknown requests. It must not call the Server.
 	OnUnknown func(request string)
 }

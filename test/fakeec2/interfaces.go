@@ -63,7 +63,11 @@ func (s *Server) create(c *call) (string, error) {
 	answer := r.clone()
 	answer.Pending = true // the answer's status is pending; an example is on the action's page
 	if s.cfg.CreateTakes > 0 {
-		s.after(c.now, s.cfg.CreateTakes, func(at time.Time) { s.change(r, at, func(e *ENI) { e.Pending = false }) })
+		s.after(c.now, s.cfg.CreateTakes, func(at time.Time) {
+			if r.Deleted.IsZero() {
+				s.change(r, at, func(e *ENI) { e.Pending = false })
+			}
+		})
 	}
 	return item("clientToken", text(token)) + item("networkInterface", s.showENI(answer)), nil
 }

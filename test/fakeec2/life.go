@@ -124,23 +124,29 @@ func (s *Server) Terminate(id string) {
 		return
 	}
 	i.State = "shutting-down"
-	s.turn(i, now, s.cfg.TerminateTakes, "terminated", func(at time.Time) {
-		i.forget, i.forgets = at.Add(s.cfg.TerminatedFor), true
-		for _, r := range sortedRecords(i.enis) {
-			if r.DeleteOnTermination {
-				s.remove(r, at)
-			} else {
-				s.change(r, at, (*ENI).detach)
-			}
-		}
-	})
+	s.turn(i, now, s.cfg.TerminateTakes, "terminated", func(at time.Time) { s.end(i, at) })
 }
 
-// Forget makes EC2 no longer know an instance, as an hour after its end.
+func (s *Server) end(i *instance, at time.Time) {
+	i.forget, i.forgets = at.Add(s.cfg.TerminatedFor), true
+	for _, r := range sortedRecords(i.enis) {
+		if r.DeleteOnTermination {
+			s.remove(r, at)
+		} else {
+			s.change(r, at, (*ENI).detach)
+		}
+	}
+}
+
+// Forget makes EC2 no longer know an instance, as an hour after its end. If it has not ended it ends now.
 func (s *Server) Forget(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.tick()
+	now := s.tick()
+	if i := s.instances[id]; i != nil {
+		i.life++
+		s.end(i, now)
+	}
 	delete(s.instances, id)
 }
 

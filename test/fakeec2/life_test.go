@@ -55,7 +55,15 @@ func TestLifeOfAnInstance(t *testing.T) {
 	w.pass(time.Hour)
 	state("")
 	w.Launch(Instance{ID: "i-8", Type: "m5.large", SubnetID: "subnet-1"})
+	kept = w.create("", "subnet-1")
+	w.pass(time.Minute)
+	_, err = w.attach(kept, "i-8", 1, 0)
+	w.want(err, "")
+	w.Terminate("i-8")
 	w.Forget("i-8")
+	if e := w.ENI(kept); e.Status() != "available" {
+		t.Errorf("the ENI of a forgotten instance: %+v", e)
+	}
 	if got := w.InstanceState("i-8"); got != "" {
 		t.Errorf("forgotten: %q", got)
 	}

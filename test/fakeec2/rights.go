@@ -62,6 +62,20 @@ func requested(keys map[string][]string, tags map[string]string) map[string][]st
 func lookENI(s *Server, c *call) (err error) {
 	if c.r, err = s.find(c.peek("NetworkInterfaceId")); err == nil {
 		s.needENI(c, c.r)
+	} else if s.cfg.AbsentForbidden {
+		return s.absent(c, err, "network-interface/"+c.peek("NetworkInterfaceId"))
+	}
+	return err
+}
+
+// absent returns the error for a resource that does not exist: its tags do not either, so a policy that asks for one does not permit the call.
+// For attachments EC2 was seen to answer so: github.com/hashicorp/terraform-provider-aws/pull/46211.
+func (s *Server) absent(c *call, err error, resources ...string) error {
+	for _, r := range resources {
+		c.needs = append(c.needs, need{c.name, s.arn(r), nil})
+	}
+	if denied := s.authorize(c); denied != nil && s.cfg.Policy != nil {
+		return denied
 	}
 	return err
 }
@@ -105,7 +119,7 @@ func lookAttach(s *Server, c *call) (err error) {
 
 func lookDetach(s *Server, c *call) (err error) {
 	if c.r, err = s.findAttachment(c.peek("AttachmentId")); err != nil {
-		return err
+		return s.absent(c, err, "network-interface/*", "instance/*")
 	}
 	s.needENI(c, c.r)
 	if c.i = s.instances[c.r.Instance]; c.i != nil {

@@ -85,6 +85,33 @@ func TestPolicy(t *testing.T) {
 	w.want(err, "UnauthorizedOperation")
 }
 
+// TestAbsent: a policy that asks for a tag does not permit to detach an attachment that is gone. Without such a policy the answer says that it is gone.
+func TestAbsent(t *testing.T) {
+	for name, tt := range map[string]struct {
+		policy                 string
+		forbidden              bool
+		wantDetach, wantDelete string
+	}{
+		"none":           {"", false, "InvalidAttachmentID.NotFound", "InvalidNetworkInterfaceID.NotFound"},
+		"tags":           {scoped, false, "UnauthorizedOperation", "InvalidNetworkInterfaceID.NotFound"},
+		"tags, for ENIs": {scoped, true, "UnauthorizedOperation", "UnauthorizedOperation"},
+		"everything": {`{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"ec2:*","Resource":"*"}]}`, true,
+			"InvalidAttachmentID.NotFound", "InvalidNetworkInterfaceID.NotFound"},
+	} {
+		w := newWorld(t, func(c *Config) {
+			if c.AbsentForbidden = tt.forbidden; tt.policy != "" {
+				c.Policy = parse(t, tt.policy)
+			}
+		})
+		if err := w.detach("eni-attach-0", false); code(err) != tt.wantDetach {
+			t.Errorf("%s: %v, want %s", name, err, tt.wantDetach)
+		}
+		if err := w.delete("eni-0"); code(err) != tt.wantDelete {
+			t.Errorf("%s: %v, want %s", name, err, tt.wantDelete)
+		}
+	}
+}
+
 // TestEachStatementIsNeeded: without any statement of the policy one of the calls that it is for is denied.
 func TestEachStatementIsNeeded(t *testing.T) {
 	for without := range parse(t, scoped).Statements() {

@@ -146,7 +146,11 @@ func (w *world) byID(eni string) (types.NetworkInterface, error) {
 }
 
 func TestLifeOfAnENI(t *testing.T) {
-	w := newWorld(t, func(c *Config) { c.AttachTakes, c.DetachTakes = 3*time.Second, 5*time.Second })
+	var told []Event
+	w := newWorld(t, func(c *Config) {
+		c.AttachTakes, c.DetachTakes = 3*time.Second, 5*time.Second
+		c.OnEvent = func(e Event) { told = append(told, e) }
+	})
 	eni := w.create("slot-1", "subnet-1", "slot", "abc", "NodeENI", "fast")
 	if again := w.create("slot-1", "subnet-1", "slot", "abc", "NodeENI", "fast"); again != eni {
 		t.Errorf("the same token made %s after %s", again, eni)
@@ -197,6 +201,9 @@ func TestLifeOfAnENI(t *testing.T) {
 	var seen []string
 	for _, e := range w.Events() {
 		seen = append(seen, strings.Join([]string{e.Action, e.ENI.Tags["slot"], e.Code}, " "))
+	}
+	if len(told) != len(seen) {
+		t.Errorf("told of %d events of %d", len(told), len(seen))
 	}
 	if want := "CreateNetworkInterface abc ,CreateNetworkInterface abc ,AttachNetworkInterface abc "; !strings.HasPrefix(strings.Join(seen, ","), want) {
 		t.Errorf("events %q", seen)
