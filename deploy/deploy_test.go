@@ -2,7 +2,8 @@
 package deploy
 
 //go:generate mkdir -p chart/monitoring
-//go:generate cp components/monitoring/alerts.yaml components/monitoring/podmonitor.yaml components/monitoring/podmonitor-controller.yaml components/monitoring/dashboard.json chart/monitoring
+//go:generate cp components/monitoring/alerts.yaml components/monitoring/dashboard.json chart/monitoring
+//go:generate cp components/monitoring/podmonitor.yaml components/monitoring/podmonitor-controller.yaml chart/monitoring
 //go:generate go tool -modfile=../test/tools/go.mod helm-docs --chart-search-root=chart --sort-values-order=file --log-level=warning
 
 import (

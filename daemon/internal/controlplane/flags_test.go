@@ -27,7 +27,8 @@ func TestFlags(t *testing.T) {
 	}{
 		{"given", nil, []string{given}, nil},
 		{"from the pod", map[string]string{"POD_NAMESPACE": "kube-system", "POD_NAME": "a", "AWS_REGION": "eu-west-1"}, nil, nil},
-		{"everything else", nil, []string{given, "--adopt=public", "--leak-sweep=off", "--ec2-qps=0.5", "--ec2-burst=1", "--force-detach-after=30m", "--listen=off"}, nil},
+		{"everything else", nil, []string{given, "--adopt=public", "--leak-sweep=off", "--ec2-qps=0.5", "--ec2-burst=1", "--force-detach-after=30m", "--listen=off"},
+			nil},
 		{"no namespace", nil, nil, []string{"--namespace", "POD_NAMESPACE"}},
 		{"sweep", nil, []string{given, "--leak-sweep=all"}, []string{`--leak-sweep "all"`, "delete, report or off"}},
 		{"adopt", nil, []string{given, "--adopt=me"}, []string{`--adopt "me"`, "none or public"}},

@@ -321,16 +321,16 @@ func (c *controllerDoctor) instances(ctx context.Context) []Finding {
 		}
 	}
 	if untagged != nil {
-		return fail(check, "tag them as docs/controller.md says, or use the policy without that condition", "without a tag of the cluster, which the policy wants for "+
+		return fail(check, "tag them kubernetes.io/cluster/NAME=owned, with the cluster's name, as managed node groups do (deploy/iam/README.md)", "without a tag of the cluster, which the policy wants for "+
 			"AttachNetworkInterface: %s", some(untagged))
 	}
 	return ok(check, "%d have a tag of the cluster", len(ids))
 }
 
-// tagged says whether an instance belongs to a cluster, by the tag that EKS and others give it.
+// tagged says whether an instance belongs to a cluster, by the tag that EKS and others give it, and that deploy/iam asks for.
 func tagged(tags map[string]string) bool {
-	for key := range tags {
-		if strings.HasPrefix(key, "kubernetes.io/cluster/") {
+	for key, value := range tags {
+		if strings.HasPrefix(key, "kubernetes.io/cluster/") && (value == "owned" || value == "shared") {
 			return true
 		}
 	}

@@ -35,7 +35,7 @@ func healthyController() *controllerWorld {
 		resources: []string{"nodeenis", "eninodestates"}, holder: "multi-enid-controller_a_1", renewed: doctorNoon.Add(-3 * time.Second),
 		survey:    Survey{Nodes: 3, NodeENIs: 2, Instances: []string{"i-1", "i-2"}},
 		rights:    []vpc.Permission{{Action: "CreateNetworkInterface"}, {Action: "DeleteNetworkInterface"}},
-		instances: map[string]vpc.Instance{"i-1": {Tags: map[string]string{"kubernetes.io/cluster/prod": "owned"}}, "i-2": {Tags: map[string]string{"kubernetes.io/cluster/prod": ""}}},
+		instances: map[string]vpc.Instance{"i-1": {Tags: map[string]string{"kubernetes.io/cluster/prod": "owned"}}, "i-2": {Tags: map[string]string{"kubernetes.io/cluster/prod": "shared"}}},
 	}
 }
 

@@ -82,10 +82,7 @@ func Join(s Sources) Result {
 		j.drainUndeclared(&s.Checkpoint.Devices[i])
 	}
 	j.giveBackStray()
-	released := j.releases()
-	res := j.result()
-	res.Released = released
-	return res
+	return j.result()
 }
 
 // declarations returns the valid declarations, with their ENIs if known, in one group for each NodeENI. The rows before
@@ -97,9 +94,8 @@ func (j *joiner) declarations() [][]declaration {
 		j.declared[o.Name] = j.declare(o)
 	}
 	for _, name := range j.UnreadNodeENIs {
-		if d, read := j.declared[name]; !read || j.Lookup == LookupEntries {
-			d.undecided = true
-			j.declared[name] = d
+		if _, read := j.declared[name]; !read {
+			j.declared[name] = declarations{undecided: true}
 		}
 	}
 	for _, o := range live {
@@ -128,7 +124,7 @@ func (j *joiner) declarations() [][]declaration {
 // which began at since.
 func (j *joiner) mayStay(r *nodestate.CheckpointDevice) (since time.Time, ok bool) {
 	d, declared := j.declared[r.NodeENI]
-	if !j.Complete || d.undecided || slices.Contains(j.UnreadENIs, r.ENIID) {
+	if !j.Complete || d.undecided {
 		return j.missedSince(r), true
 	}
 	if !declared || !d.attached || r.Phase == nodestate.PhaseDraining || j.place(r.ENIID).state == gone {

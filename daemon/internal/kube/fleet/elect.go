@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -89,21 +88,14 @@ func (f *Fleet) campaign(ctx context.Context, lead func(context.Context)) error 
 	// The Lease is renewed until lead has returned, even after ctx.
 	renewing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	// led is closed by whoever is first: the end of lead, or the end of the campaign without it.
 	led := make(chan struct{})
-	var first atomic.Bool
+	var once sync.Once
 	begin := func(held context.Context) {
-		if first.CompareAndSwap(false, true) {
+		once.Do(func() {
 			defer close(led)
 			f.lead(ctx, held, lead)
-		}
+		})
 		stop()
-	}
-	never := func() {
-		if first.CompareAndSwap(false, true) {
-			close(led)
-			stop()
-		}
 	}
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: lock, LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod, Name: LeaseName,
@@ -112,9 +104,15 @@ func (f *Fleet) campaign(ctx context.Context, lead func(context.Context)) error 
 	if err != nil {
 		return fmt.Errorf("begin the election: %w", err)
 	}
-	defer context.AfterFunc(ctx, never)()
+	unwatch := context.AfterFunc(ctx, func() {
+		once.Do(func() { // not elected before the end
+			close(led)
+			stop()
+		})
+	})
+	defer unwatch()
 	elector.Run(renewing)
-	never()
+	once.Do(func() { close(led) })
 	<-led
 	lock.release()
 	return nil
