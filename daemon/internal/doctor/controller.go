@@ -100,7 +100,7 @@ func (c *controllerDoctor) rights() []controllerRight {
 		{"", "nodes", "", "", []string{"list", "watch"}, "it is not known which nodes there are"},
 		{"", "namespaces", "", "kube-system", []string{"get"}, "the cluster has no id, so nothing is created"},
 		{"", "events", "", "", []string{"create", "patch"}, "people are not told by Events"},
-		{leases, "leases", "", "", []string{"list"}, "another controller is not noticed, so nothing is changed"},
+		{leases, "leases", "", leaseName, []string{"list"}, "another controller is not noticed, so nothing is changed"},
 		{leases, "leases", c.Namespace, "", []string{"create"}, "nobody leads, so nothing is done"},
 		{leases, "leases", c.Namespace, leaseName, []string{"get", "update"}, "nobody leads, so nothing is done"},
 	}

@@ -15,6 +15,10 @@
 {{ .Values.serviceAccount.name | default "multi-enid" }}
 {{- end }}
 
+{{- define "controllerAccount" -}}
+{{ .Values.controller.serviceAccount.name | default "multi-enid-controller" }}
+{{- end }}
+
 {{- /* netnsDirs: the paths under which records name the network namespaces of pods, as a YAML list. */ -}}
 {{- define "netnsDirs" -}}
 {{- $dir := trimPrefix "/var" .Values.cni.netnsDir -}}

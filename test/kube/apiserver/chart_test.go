@@ -36,6 +36,7 @@ func TestChartIsWhatKustomizeMakes(t *testing.T) {
 		"addresses":    {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/manage-addresses]\n", []string{"--set=eniManager.manageAddresses.enabled=true"}},
 		"routing":      {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/source-routing]\n", []string{"--set=eniManager.sourceRouting=true"}},
 		"own offer":    {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/offer]\n", []string{"--set=eniManager.offer=deviceplugin"}},
+		"controller":   {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/controller]\n", []string{"--set=controller.enabled=true"}},
 		"host network": {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/host-network]\n", []string{"--set=hostNetworkFiles=write"}},
 		"prefixes": {
 			"resources: [DEPLOY]\ncomponents: [DEPLOY/components/manage-addresses, DEPLOY/components/source-routing]\npatches:\n- target: {kind: DaemonSet, name: " +

@@ -22,7 +22,7 @@ func TestManifests(t *testing.T) {
 		cluster.Kustomize(t, "resources: [DEPLOY]\n"), cluster.Kustomize(t, "resources: [DEPLOY/uninstall]\n"),
 		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/namespaced-pods]\n"),
 		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/dpdk]\n"),
-		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/monitoring, DEPLOY/components/startup-taint]\n"),
+		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/monitoring, DEPLOY/components/startup-taint, DEPLOY/components/controller]\n"),
 		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/manage-addresses, DEPLOY/components/source-routing, "+
 			"DEPLOY/components/host-network]\n"),
 	}
