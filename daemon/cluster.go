@@ -6,6 +6,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/nodeeni"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/pluginpods"
@@ -32,7 +33,7 @@ type cluster struct {
 func (c *nodeFlags) connect(log *logrus.Logger, instance func() string) (*cluster, error) {
 	var k cluster
 	if c.podresources != "" {
-		k.kubelet = podresources.New(c.podresources, time.Now)
+		k.kubelet = podresources.New(c.podresources, c.ownPod().Key(), time.Now)
 	}
 	if !c.usesAPI() {
 		return &k, nil
@@ -51,8 +52,12 @@ func (c *nodeFlags) connect(log *logrus.Logger, instance func() string) (*cluste
 		}
 	}
 	k.release = api.ReleaseOwnPod
-	k.source = nodeeni.New(api, nodeeni.Options{Lookup: c.lookup(), Instance: instance, Now: time.Now, Log: log})
-	k.reporter = report.New(api, report.Options{Node: k.source.Node, Now: time.Now, Log: log})
+	k.source = nodeeni.New(api, nodeeni.Options{Lookup: c.lookup(), Instance: instance, StateGone: func() { k.reporter.Gone() }, Now: time.Now, Log: log})
+	reported := report.Options{Node: k.source.Node, Now: time.Now, Log: log}
+	if c.lookup() == inventory.LookupEntries {
+		reported.Reported = k.source.Reported
+	}
+	k.reporter = report.New(api, reported)
 	if c.startupTaint {
 		k.taint = taint.New(api, log)
 	}

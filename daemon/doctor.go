@@ -115,7 +115,7 @@ func (p program) doctor(ctx context.Context, c nodeFlags, from doctor.Finding, p
 // examineCluster adds the questions to a cluster and to the kubelet.
 func (c *nodeFlags) examineCluster(o *doctor.Options) {
 	if c.podresources != "" {
-		o.Kubelet = podresources.New(c.podresources, time.Now).Devices
+		o.Kubelet = podresources.New(c.podresources, "", time.Now).Devices
 	}
 	if !c.usesAPI() {
 		return

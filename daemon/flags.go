@@ -56,11 +56,13 @@ type nodeFlags struct {
 
 // The values of --nodeeni-source, --attachments-from and --restart.
 const (
-	sourceKube  = "kube"
-	fromStatus  = "status"
-	fromIMDS    = "imds"
-	restartPods = "pods"
-	restartNone = "none"
+	sourceKube = "kube"
+	fromStatus = "status"
+	fromIMDS   = "imds"
+	// fromController is for the lifecycle controller of this project, which writes the ENIs into the ENINodeState.
+	fromController = "controller"
+	restartPods    = "pods"
+	restartNone    = "none"
 
 	manageSingle   = "addresses"
 	managePrefixes = "prefixes"
@@ -85,8 +87,8 @@ func (c *nodeFlags) addIdentity(f *pflag.FlagSet, p program) {
 	f.StringVar(&c.podUID, "pod-uid", p.getenv("POD_UID"), "`UID` of the daemon's own pod ($POD_UID).")
 	f.StringVar(&c.source, "nodeeni-source", "", "`Source` of the NodeENIs: kube for the API server, or dir:PATH for a folder of manifests. Required.")
 	f.StringVar(&c.attachmentsFrom, "attachments-from", "",
-		"How to find a NodeENI's ENIs: `status` reads its status.attachments; imds looks for the device index and subnet in the instance metadata, "+
-			"for clusters without the public controller. Only for kube. Defaults to status.")
+		"How to find a NodeENI's ENIs: `status` reads its status.attachments. imds looks for the device index and subnet in the instance metadata, "+
+			"for clusters without the public controller. controller reads the ENINodeState that multi-enid controller writes. Only for kube. Defaults to status.")
 	f.StringVar(&c.kubeconfig, "kubeconfig", "", "Kubeconfig `file` to reach the API server. Defaults to the pod's service account.")
 }
 
@@ -144,7 +146,7 @@ func (c *nodeFlags) addBehaviour(f *pflag.FlagSet) {
 // complete has shells complete the flags that have few values.
 func (c *nodeFlags) complete(cmd *cobra.Command) {
 	for flag, values := range map[string][]string{
-		"nodeeni-source": {sourceKube, "dir:"}, "attachments-from": {fromStatus, fromIMDS}, "restart": {restartPods, restartNone},
+		"nodeeni-source": {sourceKube, "dir:"}, "attachments-from": {fromStatus, fromIMDS, fromController}, "restart": {restartPods, restartNone},
 		"offer":            {string(nodestate.OfferPCIDP), string(nodestate.OfferDevicePlugin)},
 		"manage-addresses": {manageSingle, managePrefixes},
 	} {
@@ -175,7 +177,7 @@ func (c *nodeFlags) check() error {
 			c.attachmentsFrom)
 	}
 	c.attachmentsFrom = cmp.Or(c.attachmentsFrom, fromStatus)
-	oneOf("attachments-from", c.attachmentsFrom, fromStatus, fromIMDS)
+	oneOf("attachments-from", c.attachmentsFrom, fromStatus, fromIMDS, fromController)
 	if c.restart == "" {
 		c.restart = restartNone
 		if fromKube {
@@ -250,8 +252,11 @@ func (c *nodeFlags) usesAPI() bool { return c.source == sourceKube }
 
 // lookup says how the ENIs of NodeENIs from the API server are found.
 func (c *nodeFlags) lookup() inventory.Lookup {
-	if c.attachmentsFrom == fromIMDS {
+	switch c.attachmentsFrom {
+	case fromIMDS:
 		return inventory.LookupGuarded
+	case fromController:
+		return inventory.LookupEntries
 	}
 	return inventory.LookupNone
 }

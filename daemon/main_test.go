@@ -55,7 +55,7 @@ func TestUsage(t *testing.T) {
 		{"cluster without a node name", []string{"run", "--nodeeni-source=kube"}, []string{"node name", "--node-name", "NODE_NAME"}},
 		{"cluster with a bad node name", []string{"run", "--nodeeni-source=kube", "--node-name=A_b"}, []string{`"A_b"`}},
 		{"attachments from elsewhere", []string{"run", "--nodeeni-source=kube", "--node-name=a", "--attachments-from=ec2"},
-			[]string{`--attachments-from "ec2"`, "status or imds"}},
+			[]string{`--attachments-from "ec2"`, "status, imds or controller"}},
 		{"attachments of manifests", []string{"run", "--nodeeni-source=dir:/x", "--attachments-from=imds"}, []string{"--attachments-from", "--nodeeni-source=kube"}},
 		{"relative sysfs", []string{"run", "--nodeeni-source=dir:/x", "--sysfs=sys"}, []string{`--sysfs "sys"`, "absolute"}},
 		{"no grace", []string{"run", "--nodeeni-source=dir:/x", "--orphan-grace=0s"}, []string{"--orphan-grace 0s", "60s"}},

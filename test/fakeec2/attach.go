@@ -62,7 +62,11 @@ func (s *Server) attachable(c *call, index, card int, anyCard, express bool) err
 		return refuse("InvalidNetworkInterface.InUse", "Interface: [%s] in use.", c.r.ID)
 	case c.r.Pending: // "The resource is in an incorrect state for the request", errors-overview.html
 		return refuse("IncorrectState", "The network interface '%s' is pending.", c.r.ID)
-	case i.State != "running" && i.State != "stopped": // hot and warm attach, user guide
+	// Hot and warm attach, user guide. Of the two codes of errors-overview.html EC2 was seen to use the first for volumes of a pending instance
+	// (github.com/ansible-collections/amazon.aws/pull/497). A client must know both.
+	case i.State == "pending" || i.State == "stopping":
+		return refuse("IncorrectState", "Instance '%s' is not 'running'.", i.ID)
+	case i.State != "running" && i.State != "stopped":
 		return refuse("IncorrectInstanceState", "Instance '%s' is not 'running' or 'stopped'.", i.ID)
 	case here.Zone != there.Zone:
 		return refuse("InvalidParameterCombination", "You may not attach a network interface to an instance if they are not in the same availability zone")
@@ -76,7 +80,7 @@ func (s *Server) attachable(c *call, index, card int, anyCard, express bool) err
 	case card >= len(t.Cards):
 		return refuse("InvalidParameterValue", "Network card index '%d' is not valid for instance type '%s'.", card, i.Type)
 	// Without a card, an index that is taken on another card counts as taken: github.com/cilium/cilium/pull/42512, also the source of the text.
-	case i.occupied(card, index, anyCard) != nil:
+	case i.occupied(card, index, anyCard) != nil || i.kept[[2]int{card, index}]:
 		return refuse("InvalidParameterValue", "Instance '%s' already has an interface attached at device index '%d'.", i.ID, index)
 	// The text is in github.com/cilium/cilium/issues/15877.
 	case len(i.enis) >= t.limit() || i.onCard(card) >= t.Cards[card]:
@@ -109,7 +113,9 @@ func (s *Server) detach(c *call) (string, error) {
 	s.set(c, func(e *ENI) { e.AttachmentStatus = "detaching" })
 	takes := s.cfg.DetachTakes
 	if force {
-		takes = 0
+		if takes = 0; s.cfg.ForceKeepsIndex && c.i != nil {
+			c.i.kept[[2]int{c.r.NetworkCard, c.r.DeviceIndex}] = true
+		}
 	} else if stuck {
 		return item("return", "true"), nil
 	}

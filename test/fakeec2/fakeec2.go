@@ -74,6 +74,9 @@ type Config struct {
 	CreateTakes, AttachTakes, DetachTakes time.Duration
 	// Stuck says that a Detach without Force never ends for this ENI; nil is for none. It must not call the Server.
 	Stuck func(ENI) bool
+	// ForceKeepsIndex makes an index unusable after a Detach with Force until the instance was stopped: "you might not be able to attach a
+	// different network interface to the same index" (API_DetachNetworkInterface.html).
+	ForceKeepsIndex bool
 	// LaunchTakes, StopTakes and TerminateTakes are how long an instance is pending, stopping and shutting down.
 	LaunchTakes, StopTakes, TerminateTakes time.Duration
 	// TerminatedFor is how long DescribeInstances shows a terminated instance; 0 is an hour.

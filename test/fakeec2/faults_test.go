@@ -3,7 +3,9 @@ package fakeec2
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http/httptest"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -84,6 +86,31 @@ func TestThrottle(t *testing.T) {
 	w.SetBuckets(nil)
 	if got := ask(); got != "" {
 		t.Errorf("without buckets: %q", got)
+	}
+}
+
+func TestManyCallersAtOnce(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Now, c.AttachTakes, c.DetachTakes = time.Now, time.Microsecond, time.Microsecond })
+	var all sync.WaitGroup
+	for k := range 8 {
+		all.Go(func() {
+			for n := range 10 {
+				eni := w.create(fmt.Sprint(k, "-", n), "subnet-1", "slot", fmt.Sprint(k))
+				if attachment, err := w.attach(eni, "i-3", int32(k+1), 0); err != nil {
+					t.Error(err)
+				} else if err := w.detach(attachment, true); err != nil {
+					t.Error(err)
+				}
+				if found, err := w.describe("tag:slot=" + fmt.Sprint(k)); err != nil || len(found) != 1 {
+					t.Errorf("%d ENIs, %v", len(found), err)
+				}
+				w.want(w.delete(eni), "")
+			}
+		})
+	}
+	all.Wait()
+	if sum := w.Tally(""); sum.Mutating != 8*10*4 || sum.Refused > 0 || len(w.Events()) != sum.Mutating {
+		t.Errorf("%+v, %d events", sum, len(w.Events()))
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 )
 
-var sequences = flag.Int("sequences", 6, "generated sequences")
+var sequences = flag.Int("sequences", 4, "generated sequences")
 
 // TestGenerated: after random calls, events and lags, a Describe through the indexes finds the ENIs that a look at each finds, and
 // addresses, instances and counts agree with the ENIs.

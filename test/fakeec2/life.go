@@ -21,6 +21,7 @@ type Instance struct {
 type instance struct {
 	Instance
 	enis    map[*record]struct{} // attached, attaching or detaching
+	kept    map[[2]int]bool      // card and index after a Detach with Force
 	life    int                  // grows with each change of State, so that an older change does not come later
 	forget  time.Time            // when DescribeInstances no longer shows it
 	forgets bool
@@ -53,7 +54,7 @@ func (s *Server) Launch(i Instance) {
 }
 
 func (s *Server) launch(i Instance, at time.Time) {
-	made := &instance{Instance: i, enis: map[*record]struct{}{}}
+	made := &instance{Instance: i, enis: map[*record]struct{}{}, kept: map[[2]int]bool{}}
 	made.Tags = maps.Clone(i.Tags)
 	if made.State == "" {
 		made.State = "running"
@@ -110,7 +111,7 @@ func (s *Server) begins(id, state string, wait time.Duration, next string) {
 	now := s.tick()
 	i := s.instances[id]
 	i.State = state
-	s.turn(i, now, wait, next)
+	s.turn(i, now, wait, next, func(time.Time) { clear(i.kept) })
 }
 
 // Terminate ends an instance; it is shutting down for Config.TerminateTakes. Then its ENIs with DeleteOnTermination are deleted, and the others

@@ -20,7 +20,7 @@ func TestLifeOfAnInstance(t *testing.T) {
 	state("pending")
 	kept, gone := w.create("", "subnet-1"), w.create("", "subnet-1")
 	_, err := w.attach(kept, "i-7", 1, 0)
-	w.want(err, "IncorrectInstanceState")
+	w.want(err, "IncorrectState")
 	w.pass(time.Minute)
 	state("running")
 	_, err = w.attach(kept, "i-7", 1, 0)

@@ -228,6 +228,30 @@ func TestDetachStuck(t *testing.T) {
 	}
 }
 
+func TestForceKeepsIndex(t *testing.T) {
+	for _, keeps := range []bool{false, true} {
+		w := newWorld(t, func(c *Config) { c.ForceKeepsIndex = keeps })
+		attachment, err := w.attach(w.create("", "subnet-1"), "i-1", 1, 0)
+		w.want(err, "")
+		w.want(w.detach(attachment, true), "")
+		next, want := w.create("", "subnet-1"), ""
+		if keeps {
+			want = "InvalidParameterValue"
+		}
+		_, err = w.attach(next, "i-1", 1, 0)
+		w.want(err, want)
+		if !keeps {
+			continue
+		}
+		_, err = w.attach(w.create("", "subnet-1"), "i-1", 2, 0)
+		w.want(err, "")
+		w.StopInstance("i-1")
+		w.StartInstance("i-1")
+		_, err = w.attach(next, "i-1", 1, 0)
+		w.want(err, "")
+	}
+}
+
 func TestModify(t *testing.T) {
 	for name, tt := range map[string]struct {
 		edit func(in *ec2.ModifyNetworkInterfaceAttributeInput, attachment string)

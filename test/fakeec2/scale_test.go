@@ -35,7 +35,7 @@ func between(s, from, to string) string {
 	return value
 }
 
-var fleet = flag.Int("fleet", 1000, "nodes of TestFleet")
+var fleet = flag.Int("fleet", 600, "nodes of TestFleet")
 
 // TestFleet makes and removes the ENIs of many nodes. With -fleet=5000, a call that looks at each ENI, address or token would take minutes.
 func TestFleet(t *testing.T) {

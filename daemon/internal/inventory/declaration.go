@@ -34,6 +34,7 @@ type declaration struct {
 	// remembered: nothing readable declares it now. The row before describes it, and its phase gets no better.
 	remembered   *nodestate.CheckpointDevice
 	missingSince time.Time // missingSince goes into the row's
+	entry        *Entry    // entry is the controller's; nil where others name the ENI
 }
 
 type declarations struct {
@@ -47,9 +48,13 @@ func (j *joiner) declare(o *v1alpha1.NodeENI) declarations {
 	d := declarations{attached: j.Lookup == LookupNone || len(o.Status.Attachments) > 0}
 	base := j.wants(o)
 	d.pci = base.stated
-	if d.attached {
+	switch {
+	case j.Lookup == LookupEntries:
+		d.attached = false
+		j.declareEntries(o, base, &d)
+	case d.attached:
 		j.declareAttached(o, base, &d)
-	} else {
+	default:
 		j.declareSubnets(o, base, &d)
 	}
 	j.fitDeclarations(o.Name, &d)

@@ -82,7 +82,10 @@ func Join(s Sources) Result {
 		j.drainUndeclared(&s.Checkpoint.Devices[i])
 	}
 	j.giveBackStray()
-	return j.result()
+	released := j.releases()
+	res := j.result()
+	res.Released = released
+	return res
 }
 
 // declarations returns the valid declarations, with their ENIs if known, in one group for each NodeENI. The rows before
@@ -94,8 +97,9 @@ func (j *joiner) declarations() [][]declaration {
 		j.declared[o.Name] = j.declare(o)
 	}
 	for _, name := range j.UnreadNodeENIs {
-		if _, read := j.declared[name]; !read {
-			j.declared[name] = declarations{undecided: true}
+		if d, read := j.declared[name]; !read || j.Lookup == LookupEntries {
+			d.undecided = true
+			j.declared[name] = d
 		}
 	}
 	for _, o := range live {
@@ -124,7 +128,7 @@ func (j *joiner) declarations() [][]declaration {
 // which began at since.
 func (j *joiner) mayStay(r *nodestate.CheckpointDevice) (since time.Time, ok bool) {
 	d, declared := j.declared[r.NodeENI]
-	if !j.Complete || d.undecided {
+	if !j.Complete || d.undecided || slices.Contains(j.UnreadENIs, r.ENIID) {
 		return j.missedSince(r), true
 	}
 	if !declared || !d.attached || r.Phase == nodestate.PhaseDraining || j.place(r.ENIID).state == gone {

@@ -63,7 +63,7 @@ func (j *joiner) giveBackStray() {
 		_, declared := j.owner[t.Device.ENIID]
 		hasRow := slices.ContainsFunc(j.rows, func(r row) bool { return r.PCIAddress == pci })
 		given := j.Kubelet != nil && len(j.Kubelet.Value.Allocated[pci]) > 0
-		if declared || hasRow || given || j.held[pci] || !j.InHand(pci) || j.undecided(t.Device.NodeENI) {
+		if declared || hasRow || given || j.held[pci] || !j.InHand(pci) || slices.Contains(j.UnreadENIs, t.Device.ENIID) || j.undecided(t.Device.NodeENI) {
 			continue
 		}
 		j.driverChanges = append(j.driverChanges, DriverChange{To: t.Driver, Device: nodestate.Device{
@@ -76,6 +76,8 @@ func (j *joiner) giveBackStray() {
 func (j *joiner) causeOf(r *nodestate.CheckpointDevice) string {
 	d, declared := j.declared[r.NodeENI]
 	switch {
+	case j.Lookup == LookupEntries:
+		return j.causeOfEntry(r)
 	case declared && j.others[r.ENIID] != "":
 		return j.others[r.ENIID]
 	case !declared && slices.ContainsFunc(j.NodeENIs, func(o v1alpha1.NodeENI) bool { return o.Name == r.NodeENI }):
@@ -141,5 +143,6 @@ func (j *joiner) maybeHeld(r *nodestate.CheckpointDevice) bool {
 	if j.Kubelet == nil {
 		return false
 	}
-	return advertised(r) && !j.Kubelet.Known || len(j.Kubelet.Value.Allocated[r.PCIAddress]) > 0
+	unsure := !j.Kubelet.Known || j.Lookup == LookupEntries && j.Kubelet.Value.Fresh // a detached ENI cannot be given back
+	return advertised(r) && unsure || len(j.Kubelet.Value.Allocated[r.PCIAddress]) > 0
 }

@@ -20,7 +20,7 @@ type slot struct {
 
 // resolve finds the declaration's ENI, if it can be told, and says whether the declaration is valid.
 func (j *joiner) resolve(decl *declaration) bool {
-	if decl.eni == "" {
+	if decl.eni == "" && decl.entry == nil {
 		decl.eni = j.find(decl)
 	}
 	if decl.eni == "" {
@@ -186,6 +186,7 @@ func (j *joiner) indexSources() {
 			j.enis[e.ID] = e
 		}
 	}
+	j.indexEntries()
 	for i := range j.Checkpoint.Devices {
 		r := &j.Checkpoint.Devices[i]
 		j.prev[r.ENIID] = r

@@ -252,7 +252,7 @@ func (j *joiner) phase(decl *declaration, p place, d nodestate.Device) nodestate
 		j.explainNowhere(decl, p)
 		return nodestate.PhasePending
 	}
-	if !j.agrees(decl, p) || decl.faulty || d.MAC == "" {
+	if !j.agrees(decl, p) || decl.faulty || d.MAC == "" || decl.entry != nil && decl.entry.Withheld {
 		return nodestate.PhasePending
 	}
 	switch {
@@ -314,6 +314,7 @@ func (p place) whyGone() string {
 func (j *joiner) explainNowhere(decl *declaration, p place) {
 	mac := j.mac(decl.eni)
 	switch {
+	case p.state == nowhere && !p.twins && j.explainEntry(decl):
 	case decl.eni == "" || p.state != nowhere:
 	case p.twins:
 		j.problem(reason.DuplicateMAC, decl.nodeENI, decl.eni.String(), "several PCI functions have a link with the ENI's MAC %s; give the others another "+

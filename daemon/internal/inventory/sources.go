@@ -41,6 +41,13 @@ type Snapshot struct {
 	// Elsewhere says whether there is a NodeENI of that name for other nodes. Nil: the source knows of none.
 	Elsewhere func(name string) bool
 	Lookup    Lookup // Lookup says how the ENI of an object without an entry for this node in status.attachments is found
+	// Entries are the controller's, with LookupEntries. Each that is not Released has its NodeENI in Objects. UnreadENIs are the ENIs of
+	// entries that cannot be understood: the row of each stays as it is.
+	Entries    []Entry
+	UnreadENIs []device.ENIID
+	// Silent says why the controller's list is not known; "" if it is, or is not used. SilentFor is how long that lasts.
+	Silent    string
+	SilentFor time.Duration
 }
 
 // Lookup is a way to find the ENI of a NodeENI whose status does not name it.
@@ -52,6 +59,7 @@ const (
 	// LookupNone: the status is the truth. Without an entry for this node there is no ENI here.
 	LookupNone
 	LookupGuarded // LookupSlot where others attach ENIs too: see foreign.go
+	LookupEntries // LookupEntries: the controller's entries alone name ENIs, and an entry that has gone is a removal at once
 )
 
 // Kubelet has the devices that device plugins offer to the kubelet (its podresources API), except ids that are no PCI
@@ -60,7 +68,7 @@ type Kubelet struct {
 	Allocatable map[device.ResourceName][]device.PCIAddress // the healthy devices of each resource, sorted
 	Allocated   map[device.PCIAddress][]Container           // the containers that have a device, sorted
 	Held        map[device.ResourceName][]device.PCIAddress // the devices that containers have, by resource, sorted
-	Fresh       bool                                        // the kubelet has started a moment ago, and may not list all pods yet
+	Fresh       bool                                        // the kubelet has started a moment ago, or does not list the daemon's pod: it may not list all
 }
 
 // ErrNoPods is the error of a kubelet that lists no pod, which proves nothing.
@@ -82,9 +90,13 @@ type Sources struct {
 	// Lookup and Elsewhere are the NodeENIs' source's; see Snapshot.
 	Lookup    Lookup
 	Elsewhere func(name string) bool
-	ENIs      Fact[[]vpc.ENI]                               // the instance's as IMDS lists them: a hint that lags
-	Functions Fact[map[device.PCIAddress]sysfs.PCIFunction] // all PCI functions of the machine
-	Links     Fact[[]link.Link]                             // the links of the host netns
+	// Entries and UnreadENIs are the source's, too. Freed are the ENIs that were released before and not wanted since.
+	Entries    []Entry
+	UnreadENIs []device.ENIID
+	Freed      map[device.ENIID]bool
+	ENIs       Fact[[]vpc.ENI]                               // the instance's as IMDS lists them: a hint that lags
+	Functions  Fact[map[device.PCIAddress]sysfs.PCIFunction] // all PCI functions of the machine
+	Links      Fact[[]link.Link]                             // the links of the host netns
 	// Foreign says of links, by index, why they look like somebody else's. Only LookupGuarded needs it.
 	Foreign     Fact[map[int]string]
 	Unmarked    map[int]time.Duration        // Unmarked says of links, by their index, how long they have been seen without such a sign
@@ -125,6 +137,7 @@ type Result struct {
 	Idle []IdleLink
 	// Shared are host links of declared kernel devices that pods share. The daemon may only clear them.
 	Shared        []IdleLink
+	Released      []Release      // the ENIs that the controller wants back and nothing has, in the order of Entries
 	DriverChanges []DriverChange // the changes of drivers that are due, by ENI id: nothing that Join knows stands against them
 	// Missing says that a device has neither a link in the host nor a record (NoInterface). A pod may have come or gone
 	// between the two reads.

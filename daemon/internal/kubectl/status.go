@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -133,6 +134,13 @@ func view(s *v1alpha1.ENINodeState) show.Node {
 		for _, pod := range d.Holders {
 			n.Pods = append(n.Pods, show.Pod{PCIAddress: d.PCIAddress, Name: pod})
 		}
+	}
+	for i := range s.Spec.Attachments {
+		a := &s.Spec.Attachments[i]
+		n.Slots = append(n.Slots, show.Slot{
+			Slot: a.Slot, NodeENI: a.NodeENI.Name, ENIID: a.ENIID, Wanted: a.Wanted, Phase: a.Phase, Reason: a.Reason, Message: a.Message,
+			Released: slices.Contains(s.Status.Released, v1alpha1.ReleasedENI{Slot: a.Slot, ENIID: a.ENIID}),
+		})
 	}
 	for _, p := range s.Status.Problems {
 		n.Problems = append(n.Problems, show.Problem(p))

@@ -17,7 +17,7 @@ func After(m Memory, st Step, r Result, now time.Time) Memory {
 	switch {
 	case !st.note.draining:
 		m.drainingSince = time.Time{}
-	case m.drainingSince.IsZero() && (st.Do != Store || r.Err == nil):
+	case (m.drainingSince.IsZero() || st.note.lost && st.Do == Store) && (st.Do != Store || r.Err == nil):
 		m.drainingSince = now
 	}
 	switch {
@@ -66,10 +66,7 @@ func (m Memory) done(st Step, r Result, now time.Time) Memory {
 	case SetSourceDestCheck:
 		m.own.sourceDestCheck = st.Slot.Options.SourceDestCheck
 	case Tag:
-		m.ENI, m.AttachmentID, m.own.tagged, m.lookAfter = st.ENI, "", st.ENI, now
-		if m.Request == moving {
-			m.Request = moved
-		}
+		m.Request, m.own.tagged, m.lookAfter = moved, st.ENI, now
 	case Detach, ForceDetach:
 		m.own.detached = st.Attachment
 		if m.detachingSince.IsZero() {

@@ -285,6 +285,9 @@ func (c *fakeController) step(cell *fakeCell) bool {
 		return true
 	}
 	cell.mem = mem
+	if o.Node.Lost && cell.object != nil && st.Do != Store {
+		cell.stored = nil
+	}
 	if e := Entry(entryOf(cell), cell.slot, o, cell.mem); !c.fenced && st.Do != Store && (cell.stored == nil || !sameEntry(e, *cell.stored)) {
 		_ = c.store(cell, o, cell.mem) // it is tried again when the slot's turn comes
 	}

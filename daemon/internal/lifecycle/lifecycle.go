@@ -98,7 +98,7 @@ type Node struct {
 	// Reported: a daemon has written a status at least once. Protocol is its status.protocol; 0 is an old daemon.
 	Reported bool
 	Protocol int
-	// Lost: the slot's entry was in an ENINodeState that is no more (its UID has changed, or it is gone), so that an earlier report may be lost.
+	// Lost: the slot's entry was in an ENINodeState that is no more (its UID has changed, or it is gone), so that an earlier report may be lost. The entry is written anew.
 	Lost bool
 	// Released: status.released has this slot with this ENI, and the daemon wrote it after it had seen the present wish to release.
 	Released bool
@@ -166,10 +166,11 @@ type Memory struct {
 	gone string
 }
 
-// Values of Memory.Request for a parked ENI: it is to get the slot's tags, and has them.
+// Values of Memory.Request for an ENI that was not created for the slot: a parked one or one of the public controller is to get the slot's tags; it has them.
 const (
-	moving = "move"
-	moved  = "moved"
+	moving   = "move"
+	adopting = "adopt"
+	moved    = "moved"
 )
 
 // own are the controller's own writes, which late answers do not show yet.

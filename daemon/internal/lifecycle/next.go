@@ -68,7 +68,7 @@ func (d *decider) decide() Step {
 		if d.seen().Before(d.m.settled) { // a late answer, maybe
 			return d.lookAt(d.m.settled)
 		}
-		return Step{Do: Store, Phase: Wanted, note: note{adopt: true}}
+		return Step{Do: Store, Phase: Wanted, note: note{adopt: true, attempt: d.m.Attempt}}
 	}
 	for _, t := range d.twins {
 		if t.Attachment == nil && (t.Status == "available" || t.Status == "pending") {
@@ -80,10 +80,23 @@ func (d *decider) decide() Step {
 		return Step{Do: Describe, ENI: d.m.ENI}
 	case d.eni != nil && d.eni.ID != d.m.ENI:
 		return d.adopt()
+	case d.m.Request == adopting && d.eni.Tags[slots.TagSlot] == "":
+		return d.mark()
 	case d.o.Wanted:
 		return d.make()
 	}
 	return d.release()
+}
+
+// mark gives the slot's tags to an ENI of the public controller, or leaves it alone if nobody wants it any more.
+func (d *decider) mark() Step {
+	switch {
+	case d.o.Wanted:
+		return Step{Do: Tag, ENI: d.eni.ID, Phase: Creating}
+	case d.seen().Before(d.m.settled):
+		return d.lookAt(d.m.settled)
+	}
+	return Step{Do: Store, Phase: Wanted, note: note{adopt: true, attempt: d.m.Attempt}}
 }
 
 // seen is when the newest answer about the slot's ENI was asked for.
@@ -302,7 +315,11 @@ func (d *decider) join() Step {
 func (d *decider) other() (Step, bool) {
 	switch {
 	case d.o.Adopt != nil && d.o.Adopt.ID != d.m.gone:
-		return Step{Do: Tag, ENI: d.o.Adopt.ID, Phase: Creating}, true
+		st := Step{Do: Store, ENI: d.o.Adopt.ID, Phase: Creating, note: note{adopt: true, attempt: d.m.Attempt, request: adopting}}
+		if a := d.o.Adopt.Attachment; a != nil {
+			st.note.attached, st.note.found = a.ID, true
+		}
+		return st, true
 	case d.o.External != nil:
 		return d.readNodeBy(10*time.Minute, Step{Phase: External}), true
 	}

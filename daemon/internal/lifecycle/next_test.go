@@ -79,7 +79,12 @@ func TestNext(t *testing.T) {
 		{name: "not in an ended instance", phase: Wanted, reason: InstanceGone, words: "i-1", change: func(c *scene) { c.none(); c.o.Instance.State = "terminated" }},
 		{name: "not in an unknown instance", phase: Wanted, reason: InstanceGone, change: func(c *scene) { c.none(); c.o.Instance.State = "" }},
 		{name: "an external ENI is enough", phase: External, at: minute(9), change: func(c *scene) { c.none(); c.o.External = &vpc.Interface{ID: "eni-x"} }},
-		{name: "an ENI of the public controller gets the tags", do: Tag, phase: Creating, change: func(c *scene) { c.none(); c.o.Adopt = &vpc.Interface{ID: "eni-x"} }},
+		{name: "an ENI of the public controller gets the tags", do: Tag, phase: Creating, change: func(c *scene) {
+			delete(c.eni().Tags, slots.TagSlot)
+			c.m.Request = adopting
+		}},
+		{name: "it has the tags", phase: Attached, change: func(c *scene) { c.m.Request = adopting }},
+		{name: "an ENI of the public controller is stored first", do: Store, phase: Creating, change: func(c *scene) { c.none(); c.o.Adopt = &vpc.Interface{ID: "eni-x"} }},
 		{name: "a parked ENI is stored first", do: Store, phase: Creating, change: func(c *scene) { c.none(); c.o.Move = &vpc.Interface{ID: "eni-x"} }},
 		{name: "no parked ENI beside an open attempt", do: Create, phase: Creating, change: func(c *scene) {
 			c.o.Interfaces, c.m.ENI, c.o.Move = nil, "", &vpc.Interface{ID: "eni-x"}
@@ -210,7 +215,7 @@ func TestNextReleases(t *testing.T) {
 		{name: "nor one with a lost report", phase: Draining, reason: WaitingForNode, words: "was found", change: func(c *scene) {
 			c.o.Node, c.m.reported = Node{Exists: true, Ready: true}, true
 		}},
-		{name: "nor one with a lost entry", phase: Draining, reason: WaitingForNode, words: "was found", change: func(c *scene) {
+		{name: "nor one with a lost entry, which is written anew", do: Store, phase: Draining, change: func(c *scene) {
 			c.o.Node = Node{Exists: true, Ready: true, Lost: true}
 		}},
 		{name: "stopped", phase: Draining, reason: InstanceNotRunning, at: t0.Add(time.Minute), words: "is stopped", change: func(c *scene) {
@@ -255,6 +260,14 @@ func TestNextReleases(t *testing.T) {
 		{name: "parked", phase: Parked, change: func(c *scene) { c.free(); c.o.Park, c.o.Instance.State = true, "terminated" }},
 		{name: "parked, once the instance is known", do: ReadInstance, phase: Detaching, change: func(c *scene) { c.free(); c.o.Park, c.o.Instance = true, nil }},
 		{name: "not parked while the instance runs", do: Delete, phase: Deleting, change: func(c *scene) { c.free(); c.o.Park = true }},
+		{name: "an ENI of the public controller, not taken yet", do: Store, phase: Wanted, change: func(c *scene) {
+			delete(c.eni().Tags, slots.TagSlot)
+			c.m.Request = adopting
+		}},
+		{name: "an ENI of the public controller, maybe taken", phase: Attached, at: t0.Add(5 * time.Second), change: func(c *scene) {
+			delete(c.eni().Tags, slots.TagSlot)
+			c.m.Request, c.m.settled, c.o.LookedAt = adopting, t0.Add(time.Minute), t0
+		}},
 		{name: "missing", do: Describe, phase: Attached, change: func(c *scene) { c.o.Interfaces = nil }},
 		{name: "nothing, and an answer may be lost", phase: Deleting, at: t0.Add(4 * time.Second), change: func(c *scene) {
 			c.o.Interfaces, c.m.ENI, c.m.settled, c.o.LookedAt = nil, "", t0.Add(4*time.Second), t0

@@ -23,7 +23,7 @@ func (d *decider) release() Step {
 			d.s.Instance, d.eni.ID)}, time.Minute)
 	case a.Status == "detaching":
 		return d.detaching()
-	case d.m.drainingSince.IsZero() && d.o.Node.Exists:
+	case (d.m.drainingSince.IsZero() || d.o.Node.Lost) && d.o.Node.Exists:
 		return Step{Do: Store, Phase: Draining, note: note{draining: true, attempt: d.m.Attempt, request: d.m.Request}}
 	}
 	if st, ok := d.mayDetach(); !ok {

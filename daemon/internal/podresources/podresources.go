@@ -32,17 +32,17 @@ const (
 
 // Client asks one kubelet. It is safe for concurrent use and holds nothing open.
 type Client struct {
-	socket  string
-	options []grpc.DialOption
-	age     socketAge
+	socket, own string
+	options     []grpc.DialOption
+	age         socketAge
 }
 
-// New returns a client of the kubelet that listens at the socket.
-func New(socket string, now func() time.Time) *Client {
+// New returns a client of the kubelet that listens at the socket. own is this process's pod as namespace/name, "" for none.
+func New(socket, own string, now func() time.Time) *Client {
 	dial := func(ctx context.Context, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}
-	return &Client{socket: socket, age: socketAge{now: now}, options: []grpc.DialOption{
+	return &Client{socket: socket, own: own, age: socketAge{now: now}, options: []grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(dial),
 		grpc.WithNoProxy(),
@@ -61,9 +61,9 @@ func New(socket string, now func() time.Time) *Client {
 //     lists ended pods, without devices). A pod being deleted has its devices until its last container stops, and a restarted container
 //     keeps them. A restarted kubelet knows them from its checkpoint. The only init containers listed are sidecars; another one's device
 //     is not seen, though it is the pod's.
-//   - A kubelet that has just started lists no pod until the API server names them. No pod at all is therefore an error: device plugins
-//     run as pods, and so does the daemon. It may list static pods before, from files (NewSourceFile in pkg/kubelet/config of Kubernetes):
-//     hence Fresh.
+//   - A kubelet that has just started lists no pod until the API server names them, which takes as long as that does not answer. It may list
+//     static pods before, from files (NewSourceFile in pkg/kubelet/config of Kubernetes). Hence Fresh, which lasts until the kubelet lists
+//     this process's pod, too. No pod at all is an error while Fresh; a node whose daemon runs outside a pod may have none.
 //   - A device for which the kubelet awaits the device plugin's Allocate answer is not yet listed.
 //
 // Allocatable is asked for first. So a device in neither list has not been allocated by then, and will not be.
@@ -89,10 +89,13 @@ func (c *Client) Devices(ctx context.Context) (inventory.Kubelet, error) {
 	if err != nil {
 		return inventory.Kubelet{}, fmt.Errorf("ask the kubelet at %s for allocated devices: %w", c.socket, err)
 	}
-	if len(given.GetPodResources()) == 0 {
+	fresh := c.age.fresh(info) || c.own != "" && !slices.ContainsFunc(given.GetPodResources(), func(p *podresourcesv1.PodResources) bool {
+		return p.GetNamespace()+"/"+p.GetName() == c.own
+	})
+	if len(given.GetPodResources()) == 0 && fresh {
 		return inventory.Kubelet{}, fmt.Errorf("ask the kubelet at %s for allocated devices: %w", c.socket, inventory.ErrNoPods)
 	}
-	return inventory.Kubelet{Allocatable: allocatable(offered), Allocated: allocated(given), Held: held(given), Fresh: c.age.fresh(info)}, nil
+	return inventory.Kubelet{Allocatable: allocatable(offered), Allocated: allocated(given), Held: held(given), Fresh: fresh}, nil
 }
 
 func allocatable(answer *podresourcesv1.AllocatableResourcesResponse) map[device.ResourceName][]device.PCIAddress {

@@ -108,7 +108,7 @@ func TestDevices(t *testing.T) {
 	}
 	socket := filepath.Join(t.TempDir(), "kubelet.sock")
 	defer k.listen(socket)()
-	got, err := New(socket, time.Now).Devices(t.Context())
+	got, err := New(socket, "", time.Now).Devices(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +135,7 @@ func TestDevices(t *testing.T) {
 func TestDevicesAcrossARestart(t *testing.T) {
 	k := &kubelet{t: t, offered: []*podresourcesv1.ContainerDevices{devices("intel.com/a", "0000:00:06.0")}}
 	socket := filepath.Join(t.TempDir(), "kubelet.sock")
-	c := New(socket, time.Now)
+	c := New(socket, "", time.Now)
 	stop := k.listen(socket)
 	if got, err := c.Devices(t.Context()); !errors.Is(err, inventory.ErrNoPods) {
 		t.Fatalf("before it knows its pods: %+v, error %v; want that nothing is known", got, err)
@@ -163,7 +163,7 @@ func TestDevicesOfADeadKubelet(t *testing.T) {
 	}
 	l.SetUnlinkOnClose(false) // as after kill -9
 	l.Close()
-	if _, err := New(socket, time.Now).Devices(t.Context()); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "connection refused") {
+	if _, err := New(socket, "", time.Now).Devices(t.Context()); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("error %v, want Unavailable: connection refused", err)
 	}
 }
@@ -174,7 +174,7 @@ func TestDevicesEndsWithItsContext(t *testing.T) {
 	defer k.listen(socket)()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if got, err := New(socket, time.Now).Devices(ctx); status.Code(err) != codes.Canceled {
+	if got, err := New(socket, "", time.Now).Devices(ctx); status.Code(err) != codes.Canceled {
 		t.Errorf("%+v, error %v, want Canceled", got, err)
 	}
 }
@@ -196,7 +196,7 @@ func TestDevicesOfAFullNode(t *testing.T) {
 	}
 	socket := filepath.Join(t.TempDir(), "kubelet.sock")
 	defer k.listen(socket)()
-	got, err := New(socket, time.Now).Devices(t.Context())
+	got, err := New(socket, "", time.Now).Devices(t.Context())
 	if err != nil || len(got.Allocated) != len(ids) {
 		t.Errorf("%d devices, error %v, want %d", len(got.Allocated), err, len(ids))
 	}

@@ -25,6 +25,19 @@ var nodeenis = Group{
 		{Reason: DuplicateNodeENI, Kind: Problem,
 			Meaning: "With `--nodeeni-source=dir:`: two files declare a NodeENI of one name. The first file counts.",
 			Remedy:  "Give one of them another name."},
+		{Reason: ControllerSilent, Kind: Problem,
+			Meaning: "With `--attachments-from=controller`: the controller has not written `spec` of the node's ENINodeState, or the daemon cannot understand " +
+				"it. No ENI counts as removed, and no new one is found.",
+			Remedy: "See that `multi-enid controller` runs: `kubectl -n kube-system get deploy`. Without the controller, start the daemon with another " +
+				"`--attachments-from`.",
+			Seen: []string{"the controller has not written spec of ENINodeState …: see that multi-enid controller runs, or start multi-enid with another " +
+				"--attachments-from; no ENI counts as removed meanwhile",
+				"there is no ENINodeState …, which multi-enid makes and the controller completes;",
+				"multi-enid has not written its first status into ENINodeState …, and offers no new ENI before;",
+				"spec of ENINodeState … cannot be read (…);", "spec.protocol of ENINodeState … is …, and this multi-enid speaks …"}},
+		{Reason: EntryUnreadable, Kind: Problem,
+			Meaning: "With `--attachments-from=controller`: the daemon cannot understand an entry of `spec.attachments`. Its device stays as it was.",
+			Remedy:  "Run controller and daemon of one version. The message names field and value."},
 		{Reason: OtherInstance, Kind: Problem,
 			Meaning: "The Node object of this name belongs to another instance than this machine. The daemon removes nothing.",
 			Remedy:  "Correct `NODE_NAME`. If the instance was replaced under its name, delete the Node; the kubelet makes it anew.",

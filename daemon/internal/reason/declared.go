@@ -5,9 +5,10 @@ var declared = Group{
 	Title: "The ENI is not there",
 	Entries: []Entry{
 		{Reason: NotAttached, Kind: Problem,
-			Meaning: "The NodeENI selects this node, and its status lists no ENI attached to it. Nothing in this project attaches ENIs: a controller does.",
-			Remedy: "Read the log of the controller that attaches ENIs. If no controller runs in the cluster, attach the ENI yourself and start " +
-				"`multi-enid` with `--attachments-from=imds`. If the status names the node otherwise, correct `--node-name`."},
+			Meaning: "The NodeENI selects this node, and its status lists no ENI attached to it. A controller attaches ENIs. With " +
+				"`--attachments-from=controller` the message has the controller's phase and reason, such as `SubnetFull`.",
+			Remedy: "Wait some seconds, or mend the reason in the message. Read the log of the controller that attaches ENIs. If no controller runs " +
+				"in the cluster, attach the ENI yourself and start `multi-enid` with `--attachments-from=imds`. If the status names the node otherwise, correct `--node-name`."},
 		{Reason: ENINotAttached, Kind: Problem,
 			Meaning: "The instance has no ENI at the device index and in the subnet that the NodeENI names.",
 			Remedy: "Attach one: `aws ec2 attach-network-interface`. Or correct `spec.deviceIndex` and the subnet; the message lists the ENIs that are " +
@@ -46,6 +47,10 @@ var declared = Group{
 			Meaning: "With `--attachments-from=imds`: the ENI seems to belong to another program, such as the VPC CNI.",
 			Remedy: "Read the message: it names the rule, route or tag that the daemon found. Tag the ENI `NodeENI=NAME` if it is yours, or name another " +
 				"device index."},
+		{Reason: ReleaseWaits, Kind: Problem,
+			Meaning: "The controller waits to detach an ENI, and the daemon cannot tell yet that no pod has it.",
+			Remedy: "Wait a minute after a start of the kubelet. If it lasts, the message names the source: `multi-enid doctor` examines the kubelet's socket " +
+				"and the records."},
 		{Reason: MACChanged, Kind: Problem,
 			Meaning: "Somebody has changed the MAC address of the ENI's link. The VPC drops every packet with another one.",
 			Remedy:  "Run the command in the message: `ip link set dev LINK address MAC`."},

@@ -18,6 +18,7 @@ const (
 	EFADevice        nodestate.Reason = "EFADevice"
 	ForeignENI       nodestate.Reason = "ForeignENI"
 	MACChanged       nodestate.Reason = "MACChanged"
+	ReleaseWaits     nodestate.Reason = "ReleaseWaits"
 )
 
 // Reasons about a field of a NodeENI.
@@ -154,6 +155,8 @@ const (
 	UnknownField       nodestate.Reason = "UnknownField"
 	DuplicateNodeENI   nodestate.Reason = "DuplicateNodeENI"
 	OtherInstance      nodestate.Reason = "OtherInstance"
+	ControllerSilent   nodestate.Reason = "ControllerSilent"
+	EntryUnreadable    nodestate.Reason = "EntryUnreadable"
 )
 
 // Reasons why the API server is not followed.

@@ -69,10 +69,15 @@ func (k *kubeletCache) read(ctx context.Context, f *inventory.Sources) []problem
 		return nil
 	}
 	f.Kubelet = &inventory.Fact[inventory.Kubelet]{}
-	if !slices.ContainsFunc(f.Checkpoint.Devices, func(d nodestate.CheckpointDevice) bool { return d.Phase == nodestate.PhaseDraining }) {
+	drains := slices.ContainsFunc(f.Checkpoint.Devices, func(d nodestate.CheckpointDevice) bool { return d.Phase == nodestate.PhaseDraining })
+	if !drains && !slices.ContainsFunc(f.Entries, func(e inventory.Entry) bool { return e.Released && !f.Freed[e.ENI.ID] }) {
 		return nil
 	}
 	devices, err := k.ask(ctx)
+	if errors.Is(err, inventory.ErrNoPods) {
+		return []problem.Finding{problem.New(reason.KubeletUnreadable,
+			"the kubelet lists no pod, as it does until it knows its pods after a start, so removed devices count as in use; wait a minute", err)}
+	}
 	if err != nil {
 		return []problem.Finding{problem.New(reason.KubeletUnreadable,
 			"the kubelet's podresources socket cannot be asked, so removed devices count as in use; check --podresources-socket", err)}

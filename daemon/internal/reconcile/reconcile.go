@@ -134,6 +134,7 @@ type Reconciler struct {
 	config   pluginConfig
 	offer    offering
 	removals removals
+	releases releases
 	log      transitions
 	view     view.View // view of this Sync, so far
 }
@@ -158,6 +159,7 @@ func New(o Options) (*Reconciler, error) {
 	r.log = transitions{out: o.Log, phases: phasesOf(files.Checkpoint.Devices)}
 	r.kubelet = kubeletCache{from: o.Kubelet, steady: r.clock.now}
 	locks := devicelock.Locker{BootID: o.BootID, Attachments: o.Attachments, PCI: o.PCI}
+	r.releases = releases{lock: locks.LockFor}
 	r.links = hostlinks.New(hostlinks.Options{
 		BootID: o.BootID, Attachments: o.Attachments, Leases: o.Leases, Locks: locks, PCI: o.PCI, Host: o.Host,
 		SourceRouting: o.SourceRouting, IPv6: o.IPv6, Interest: o.Interest, Advice: o.Advice, Log: o.Log,
@@ -247,6 +249,7 @@ func (r *Reconciler) Sync(ctx context.Context) Outcome {
 		out.sooner(holderPoll)
 	}
 	found = append(found, r.publish(ctx, src, res, found, &out)...)
+	r.releases.step(ctx, src, res, &r.files.Inventory, &out)
 	out.sooner(r.metadata.follow(res.Devices, src.Now))
 	r.log.devices(res.Devices)
 	r.view.Did.Began, r.view.Did.Over = r.log.findings(found)

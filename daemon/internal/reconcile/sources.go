@@ -45,6 +45,9 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []problem.
 	f.UnreadNodeENIs = snap.Unread
 	f.NodeENIs, f.Complete, f.Lookup = snap.Objects, snap.Complete && err == nil, snap.Lookup
 	f.Elsewhere = snap.Elsewhere
+	f.Entries, f.UnreadENIs = snap.Entries, snap.UnreadENIs
+	f.Freed = r.releases.freed(f.Entries)
+	found = append(found, silent(snap, len(f.Checkpoint.Devices) > 0)...)
 	for _, p := range snap.Problems {
 		found = append(found, problem.Finding{Problem: p})
 	}

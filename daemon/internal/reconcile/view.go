@@ -46,6 +46,8 @@ func (r *Reconciler) observe(begun time.Time, src inventory.Sources) {
 	v := r.view
 	v.At, v.Inventory, v.Plugin = r.Now().UTC().Round(0), r.files.Inventory, r.plugin.View()
 	v.Declared = declared(src)
+	v.Unlisted, v.ByController = !src.Complete, src.Lookup == inventory.LookupEntries
+	v.Slots, v.Released = r.releases.view(src.Entries)
 	v.Holders = holders(src, r.files.Inventory.Devices)
 	v.Did.Took = r.clock.now().Sub(begun)
 	r.Observe(v)

@@ -102,7 +102,7 @@ func (s *Server) status() (status.Status, bool) {
 	}
 	out := status.Status{Inventory: v.Inventory, Holders: append([]view.Holder{}, v.Holders...), Unreadable: []string{}, Live: &status.Live{
 		Version: s.Version, StartedAt: s.started, SyncedAt: v.At, InventoryPath: s.Inventory, Config: v.Config, DevicePlugin: v.Plugin,
-		Offer: v.Offer,
+		Offer: v.Offer, ByController: v.ByController, Slots: v.Slots,
 	}}
 	out.SetPools(s.Leases)
 	if s.API != nil {

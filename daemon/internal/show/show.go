@@ -30,6 +30,7 @@ type Node struct {
 	Pods     []Pod
 	Pools    []Pool
 	Offered  []Offered
+	Slots    []Slot
 	// Facts are printed behind the tables, in this order.
 	Facts    []Fact
 	Problems []Problem
@@ -76,6 +77,13 @@ const (
 type Pool struct {
 	ENIID, Family                   string
 	Free, Leased, Cooling, Retiring int
+}
+
+// Slot is an entry of the lifecycle controller's list for the node. Wanted is Attached or Released, and Released says that the daemon has
+// released it. Phase, Reason and Message are the controller's.
+type Slot struct {
+	Slot, NodeENI, ENIID, Wanted, Phase, Reason, Message string
+	Released                                             bool
 }
 
 // Offered is a resource that the daemon itself offers to the kubelet.
@@ -132,6 +140,7 @@ func (n Node) Print(out io.Writer, wide bool) error {
 		n.pods(&b, wide)
 		n.pools(&b, wide)
 		n.offered(&b, wide)
+		n.slots(&b, wide)
 	}
 	n.facts(&b)
 	b.WriteByte('\n')
@@ -261,6 +270,25 @@ func (n Node) offered(b *strings.Builder, wide bool) {
 			registered = "yes"
 		}
 		t.add(o.Resource, registered, strconv.Itoa(o.Healthy), strconv.Itoa(o.Unhealthy))
+	}
+	t.render(b, wide)
+}
+
+func (n Node) slots(b *strings.Builder, wide bool) {
+	if len(n.Slots) == 0 {
+		return
+	}
+	b.WriteString("\nSlots of the controller:\n")
+	t := &table{columns: []column{
+		{head: "SLOT"}, {head: "NODEENI", least: 8}, {head: "DEVICE"}, {head: "WANTED"}, {head: "PHASE"}, {head: "REASON", optional: true},
+		{head: "RELEASED", optional: true}, {head: "MESSAGE", wide: true, optional: true},
+	}}
+	for _, s := range n.Slots {
+		released := ""
+		if s.Released {
+			released = "yes"
+		}
+		t.add(s.Slot, s.NodeENI, s.ENIID, s.Wanted, s.Phase, s.Reason, released, s.Message)
 	}
 	t.render(b, wide)
 }

@@ -3,6 +3,7 @@ package status
 import (
 	"cmp"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -100,6 +101,15 @@ func (s Status) showLive(n *show.Node) {
 	n.Offered = offered(l.Offer)
 	if o := l.Offer; o.State != "" {
 		n.Facts = append(n.Facts, show.OfferFact(string(o.Mode), string(o.Wanted), string(o.State), o.Message, len(o.Served())))
+	}
+	if l.ByController {
+		n.Facts = append(n.Facts, show.Fact{Name: "Attachments", Text: "from the controller, " + strconv.Itoa(len(l.Slots)) + " slots"})
+	}
+	for _, slot := range l.Slots {
+		n.Slots = append(n.Slots, show.Slot{
+			Slot: slot.Slot, NodeENI: slot.NodeENI, ENIID: slot.ENIID.String(), Wanted: slot.Wanted, Phase: slot.Phase, Reason: slot.Reason, Message: slot.Message,
+			Released: slot.Released,
+		})
 	}
 	api := "not used"
 	switch {

@@ -38,6 +38,9 @@ type Live struct {
 	DevicePlugin  view.PluginView `json:"devicePlugin"`
 	// Offer is zero before the daemon knows how the devices are offered.
 	Offer view.OfferView `json:"offer,omitzero"`
+	// ByController: ENIs are found by the lifecycle controller's list, whose entries Slots are.
+	ByController bool        `json:"byController,omitempty"`
+	Slots        []view.Slot `json:"slots,omitempty"`
 	// API is nil where the daemon has no API server.
 	API *API `json:"api,omitempty"`
 }

@@ -19,7 +19,30 @@ type View struct {
 	Config    ConfigView
 	Plugin    PluginView
 	Offer     OfferView
-	Did       Did
+	// Slots are the controller's, in its order, and Released those of them that the controller wants back and nothing on the node has.
+	Slots        []Slot
+	Released     []Released
+	Unlisted     bool // not all of the declarations are known
+	ByController bool // the lifecycle controller's list names the ENIs
+	Did          Did
+}
+
+// Slot is an entry of the controller's list for this node.
+type Slot struct {
+	Slot     string       `json:"slot"`
+	NodeENI  string       `json:"nodeENI"`
+	ENIID    device.ENIID `json:"eniID,omitempty"`
+	Wanted   string       `json:"wanted"`
+	Phase    string       `json:"phase,omitempty"`
+	Reason   string       `json:"reason,omitempty"`
+	Message  string       `json:"message,omitempty"`
+	Released bool         `json:"released,omitempty"` // the daemon has told the controller that nothing has the ENI
+}
+
+// Released is an ENI that no pod of the node has, or can get.
+type Released struct {
+	Slot  string
+	ENIID device.ENIID
 }
 
 // Declared is the version of a NodeENI that was acted upon. UID and Generation are empty for a manifest.

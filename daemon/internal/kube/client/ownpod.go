@@ -17,6 +17,14 @@ type OwnPod struct {
 // String is namespace/name.
 func (p OwnPod) String() string { return p.Namespace + "/" + p.Name }
 
+// Key is namespace/name, "" unless both are known.
+func (p OwnPod) Key() string {
+	if p.Namespace == "" || p.Name == "" {
+		return ""
+	}
+	return p.String()
+}
+
 // Known says whether it names exactly one pod.
 func (p OwnPod) Known() bool { return p.Namespace != "" && p.Name != "" && p.UID != "" }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -88,14 +89,21 @@ func (f *Fleet) campaign(ctx context.Context, lead func(context.Context)) error 
 	// The Lease is renewed until lead has returned, even after ctx.
 	renewing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	// led is closed by whoever is first: the end of lead, or the end of the campaign without it.
 	led := make(chan struct{})
-	var once sync.Once
+	var first atomic.Bool
 	begin := func(held context.Context) {
-		once.Do(func() {
+		if first.CompareAndSwap(false, true) {
 			defer close(led)
 			f.lead(ctx, held, lead)
-		})
+		}
 		stop()
+	}
+	never := func() {
+		if first.CompareAndSwap(false, true) {
+			close(led)
+			stop()
+		}
 	}
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: lock, LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod, Name: LeaseName,
@@ -104,15 +112,9 @@ func (f *Fleet) campaign(ctx context.Context, lead func(context.Context)) error 
 	if err != nil {
 		return fmt.Errorf("begin the election: %w", err)
 	}
-	unwatch := context.AfterFunc(ctx, func() {
-		once.Do(func() { // not elected before the end
-			close(led)
-			stop()
-		})
-	})
-	defer unwatch()
+	defer context.AfterFunc(ctx, never)()
 	elector.Run(renewing)
-	once.Do(func() { close(led) })
+	never()
 	<-led
 	lock.release()
 	return nil

@@ -19,6 +19,7 @@ import (
 const (
 	pathNodeENIs = "/apis/networking.k8s.aws/v1alpha1/nodeenis"
 	pathNodes    = "/api/v1/nodes"
+	pathStates   = "/apis/networking.k8s.aws/v1alpha1/eninodestates"
 )
 
 // apiServer speaks the list and watch protocol for two kinds, and fails the test on any request that a daemon must not send.
@@ -28,6 +29,8 @@ type apiServer struct {
 	url string
 	// streams: it can send initial events (WatchList).
 	streams bool
+	// entries: the daemon follows the controller's list, and must not ask for NodeENIs.
+	entries bool
 
 	mu sync.Mutex
 	// news is closed and replaced when anything below changes.
@@ -54,7 +57,7 @@ type change struct {
 func newAPIServer(t *testing.T, streams bool) *apiServer {
 	s := &apiServer{
 		t: t, streams: streams, news: make(chan struct{}), version: 10,
-		objects: map[string]map[string]string{pathNodeENIs: {}, pathNodes: {}},
+		objects: map[string]map[string]string{pathNodeENIs: {}, pathNodes: {}, pathStates: {}},
 	}
 	srv := httptest.NewServer(s)
 	t.Cleanup(srv.Close)
@@ -119,9 +122,9 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	s.mu.Lock()
 	s.asked++
-	refuse := s.refuse
+	refuse, entries := s.refuse, s.entries
 	s.mu.Unlock()
-	s.check(r, q)
+	s.check(r, q, entries)
 	switch {
 	case refuse != nil && refuse(w, r):
 	case q.Get("watch") == "true":
@@ -131,7 +134,7 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (s *apiServer) check(r *http.Request, q url.Values) {
+func (s *apiServer) check(r *http.Request, q url.Values, entries bool) {
 	known := []string{"watch", "resourceVersion", "resourceVersionMatch", "sendInitialEvents", "allowWatchBookmarks", "timeoutSeconds", "limit", "continue",
 		"fieldSelector"}
 	for k := range q {
@@ -140,7 +143,10 @@ func (s *apiServer) check(r *http.Request, q url.Values) {
 		}
 	}
 	own := q.Get("fieldSelector") == "metadata.name=node-a"
-	if r.Method != http.MethodGet || r.URL.Path != pathNodeENIs && (r.URL.Path != pathNodes || !own) {
+	if r.Method != http.MethodGet || r.URL.Path != pathNodeENIs && (r.URL.Path != pathNodes && r.URL.Path != pathStates || !own) {
+		s.t.Errorf("%s %s: not to be asked for", r.Method, r.URL)
+	}
+	if entries == (r.URL.Path == pathNodeENIs) && r.URL.Path != pathNodes {
 		s.t.Errorf("%s %s: not to be asked for", r.Method, r.URL)
 	}
 	anew := q.Get("watch") == "" || q.Get("sendInitialEvents") == "true"
@@ -176,8 +182,11 @@ func (s *apiServer) list(w http.ResponseWriter, r *http.Request, q url.Values) {
 		items = append(items, json.RawMessage(s.objects[r.URL.Path][n]))
 	}
 	kind, group := "NodeENIList", "networking.k8s.aws/v1alpha1"
-	if r.URL.Path == pathNodes {
+	switch r.URL.Path {
+	case pathNodes:
 		kind, group = "NodeList", "v1"
+	case pathStates:
+		kind = "ENINodeStateList"
 	}
 	w.Header().Set("Content-Type", "application/json")
 	err := json.NewEncoder(w).Encode(map[string]any{
@@ -219,8 +228,11 @@ func (s *apiServer) watch(w http.ResponseWriter, r *http.Request, q url.Values) 
 
 func (s *apiServer) bookmark(path, annotations string) string {
 	kind := `"apiVersion":"networking.k8s.aws/v1alpha1","kind":"NodeENI"`
-	if path == pathNodes {
+	switch path {
+	case pathNodes:
 		kind = `"apiVersion":"v1","kind":"Node"`
+	case pathStates:
+		kind = `"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState"`
 	}
 	return fakekube.Event("BOOKMARK", fmt.Sprintf(`{%s,"metadata":{"resourceVersion":"%d"%s}}`, kind, s.version, annotations))
 }

@@ -62,7 +62,7 @@ func BenchmarkForeignUpdate(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				a.more()
-				_, o, err := trimmer{"node-a"}.event(a)
+				_, o, err := trimmer{node: "node-a"}.event(a)
 				if err := errors.Join(err, store.Update(o)); err != nil {
 					b.Fatal(err)
 				}

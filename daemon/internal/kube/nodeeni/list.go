@@ -10,6 +10,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
@@ -28,7 +29,7 @@ const (
 	pageSize    = 1 << 20
 )
 
-// nodeENIs lists and watches the NodeENIs and trims them while they arrive: no whole list or event is ever in memory.
+// nodeENIs lists and watches the NodeENIs, or the own ENINodeState, and trims them while they arrive: no whole list or event is ever in memory.
 type nodeENIs struct {
 	client rest.Interface
 	trim   trimmer
@@ -100,7 +101,11 @@ func (n nodeENIs) page(ctx context.Context, opts metav1.ListOptions) (*itemList,
 }
 
 func (n nodeENIs) request(opts metav1.ListOptions) *rest.Request {
-	return n.client.Get().Resource("nodeenis").
+	resource, _, _ := n.trim.kinds()
+	if n.trim.state {
+		opts.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, n.trim.node).String()
+	}
+	return n.client.Get().Resource(resource).
 		SpecificallyVersionedParams(&opts, metav1.ParameterCodec, schema.GroupVersion{Version: "v1"})
 }
 
@@ -148,8 +153,8 @@ func (t trimmer) list(a *reader) (*itemList, error) {
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(meta, &out.ListMeta); err != nil {
 		return nil, fmt.Errorf("%w: metadata: %w", errMalformed, err)
 	}
-	if out.APIVersion != v1alpha1.APIVersion || out.Kind != v1alpha1.ListKind || !complete || out.ResourceVersion == "" {
-		return nil, fmt.Errorf("%w: apiVersion %q, kind %q is not a whole list of NodeENIs", errMalformed, out.APIVersion, out.Kind)
+	if _, _, kind := t.kinds(); out.APIVersion != v1alpha1.APIVersion || out.Kind != kind || !complete || out.ResourceVersion == "" {
+		return nil, fmt.Errorf("%w: apiVersion %q, kind %q is not a whole %s", errMalformed, out.APIVersion, out.Kind, kind)
 	}
 	return &out, nil
 }
@@ -248,6 +253,7 @@ func (t trimmer) event(a *reader) (watch.EventType, runtime.Object, error) {
 			return "", nil, fmt.Errorf("%w: object: %w", errMalformed, err)
 		}
 	}
+	_, want, _ := t.kinds()
 	switch {
 	case kind == watch.Error:
 		var status metav1.Status
@@ -257,8 +263,8 @@ func (t trimmer) event(a *reader) (watch.EventType, runtime.Object, error) {
 		return kind, &status, nil
 	case !isObject(kind):
 		return "", nil, fmt.Errorf("%w: event of type %q", errMalformed, kind)
-	case o.APIVersion != v1alpha1.APIVersion || o.Kind != v1alpha1.Kind || o.Name == "" && kind != watch.Bookmark:
-		return "", nil, fmt.Errorf("%w: apiVersion %q, kind %q, name %q is not a NodeENI", errMalformed, o.APIVersion, o.Kind, o.Name)
+	case o.APIVersion != v1alpha1.APIVersion || o.Kind != want || o.Name == "" && kind != watch.Bookmark:
+		return "", nil, fmt.Errorf("%w: apiVersion %q, kind %q, name %q is not of kind %s", errMalformed, o.APIVersion, o.Kind, o.Name, want)
 	}
 	return kind, o, nil
 }

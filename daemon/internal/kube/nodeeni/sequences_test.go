@@ -99,7 +99,7 @@ func (c clusterENI) item(name string, version int) *item {
 		fmt.Fprintf(&b, `,{"nodeID":"node-a","eniID":%q}`, seqENI(e))
 	}
 	b.WriteString(`]}}`)
-	it, err := trimmer{"node-a"}.object(newReader(strings.NewReader(b.String()), 0))
+	it, err := trimmer{node: "node-a"}.object(newReader(strings.NewReader(b.String()), 0))
 	if err != nil {
 		panic(err) // the text above
 	}

@@ -29,12 +29,15 @@ type Options struct {
 	Lookup inventory.Lookup
 	// Instance returns the id of this EC2 instance, "" while unknown; nil if it never is known.
 	Instance func() string
-	Now      func() time.Time
-	Log      logrus.FieldLogger
+	// StateGone is called when the own ENINodeState is gone, or may have been for a moment. It must return at once. Nil: nobody asks.
+	// Only inventory.LookupEntries looks.
+	StateGone func()
+	Now       func() time.Time
+	Log       logrus.FieldLogger
 }
 
 // Source has the API server's NodeENIs for this node. It needs one watch of all NodeENIs and one of the own Node, and no other request
-// while these last. Its methods are safe for concurrent use.
+// while these last. With inventory.LookupEntries it watches the own ENINodeState instead of the NodeENIs. Its methods are safe for concurrent use.
 //
 // Each watch, and each replacement of a lost one, begins with a quorum read. An answer stays true until the API server gives another:
 // no error takes anything away, however long it lasts.
@@ -43,13 +46,21 @@ type Source struct {
 	lookup   inventory.Lookup
 	instance func() string
 	health   *health
-	retry    wait.Backoff
+	now      func() time.Time
+	// stateGone is Options.StateGone.
+	stateGone func()
+	retry     wait.Backoff
 
 	mu         sync.Mutex
 	wake, news func()
 	// entries are all NodeENIs, by name; nil until read as a whole.
 	entries map[string]*entry
-	node    nodeFacts
+	// own is the own ENINodeState, nil until read; silentSince is when the controller's list was last known, or looked for at first.
+	own         *ownState
+	silentSince time.Time
+	reported    bool
+	released    []v1alpha1.ReleasedENI
+	node        nodeFacts
 	// nodeRead: node is an answer of the API server.
 	nodeRead bool
 }
@@ -59,7 +70,11 @@ func New(c *client.Client, o Options) *Source {
 	if o.Instance == nil {
 		o.Instance = func() string { return "" }
 	}
+	if o.StateGone == nil {
+		o.StateGone = func() {}
+	}
 	s := &Source{
+		now: o.Now, stateGone: o.StateGone,
 		client: c, lookup: o.Lookup, instance: o.Instance, health: newHealth(o.Now, o.Log),
 		retry: client.NewRetry(),
 		wake:  func() {}, news: func() {},
@@ -89,11 +104,15 @@ func (s *Source) Run(ctx context.Context, wake, news func()) {
 			}
 		}
 	}
-	objects := nodeENIs{client: s.client.WatchNodeENIs, trim: trimmer{s.client.NodeName}, report: report(partNodeENIs)}
+	objects := nodeENIs{client: s.client.WatchNodeENIs, trim: trimmer{node: s.client.NodeName, state: s.byEntries()}, report: report(partNodeENIs)}
 	node := ownNode{client: s.client.WatchCore, name: s.client.NodeName, report: report(partNodes)}
 	var wg sync.WaitGroup
 	wg.Go(func() { s.health.run(ctx) })
-	wg.Go(func() { s.reflect(ctx, "nodeenis", objects.listWatch(), &item{}, nodeENIStore{s}) })
+	if s.byEntries() {
+		wg.Go(func() { s.reflect(ctx, "eninodestate", objects.listWatch(), &item{}, ownStore{s}) })
+	} else {
+		wg.Go(func() { s.reflect(ctx, "nodeenis", objects.listWatch(), &item{}, nodeENIStore{s}) })
+	}
 	wg.Go(func() { s.reflect(ctx, "node", node.listWatch(), &corev1.Node{}, nodeStore{s}) })
 	wg.Wait()
 }
@@ -110,13 +129,18 @@ func (s *Source) List() (inventory.Snapshot, error) {
 	switch {
 	case s.nodeRead && !s.node.exists():
 		return inventory.Snapshot{}, fmt.Errorf("read Node %q: %w", s.client.NodeName, errNoNode)
-	case s.entries == nil:
+	case s.byEntries() && s.own == nil:
+		return inventory.Snapshot{}, fmt.Errorf("read ENINodeState %q: %w", s.client.NodeName, s.health.why())
+	case !s.byEntries() && s.entries == nil:
 		return inventory.Snapshot{}, fmt.Errorf("list NodeENIs: %w", s.health.why())
 	case !s.nodeRead:
 		return inventory.Snapshot{}, fmt.Errorf("read Node %q: %w", s.client.NodeName, s.health.why())
 	}
 	if err := s.otherInstance(); err != nil {
 		return inventory.Snapshot{}, err
+	}
+	if s.byEntries() {
+		return s.listEntries(), nil
 	}
 	snap := inventory.Snapshot{Complete: true, Lookup: s.lookup, Elsewhere: s.elsewhere, Objects: []v1alpha1.NodeENI{}, Problems: []nodestate.Problem{}}
 	for _, name := range slices.SortedFunc(maps.Keys(s.entries), cmp.Compare[string]) {
@@ -135,6 +159,9 @@ func (s *Source) List() (inventory.Snapshot, error) {
 	}
 	return snap, nil
 }
+
+// byEntries: the controller's list in the own ENINodeState names the ENIs.
+func (s *Source) byEntries() bool { return s.lookup == inventory.LookupEntries }
 
 // elsewhere says whether a NodeENI of that name exists and does not select this node.
 func (s *Source) elsewhere(name string) bool {

@@ -1,7 +1,6 @@
 package nodeeni
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -35,26 +34,7 @@ type running struct {
 
 func run(t *testing.T, s *apiServer) *running {
 	t.Helper()
-	config := fmt.Sprintf("apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: %q}}]\nusers: [{name: u, user: {token: t}}]\ncontexts: "+
-		"[{name: x, context: {cluster: c, user: u}}]\ncurrent-context: x\n", s.url)
-	c, err := client.Connect(client.Config{NodeName: "node-a", Kubeconfig: fakekube.WriteKubeconfig(t, config), UserAgent: "multi-enid/test",
-		Log: fakekube.Quiet()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &running{Source: New(c, Options{Lookup: inventory.LookupNone, Now: time.Now, Log: fakekube.Quiet()}), t: t}
-	r.retry.Duration, r.retry.Cap = time.Millisecond, 50*time.Millisecond
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() {
-		r.Run(ctx, func() { r.wakes.Add(1) }, func() { r.nodeHas.Add(1) })
-		close(done)
-	}()
-	t.Cleanup(func() {
-		cancel()
-		<-done
-	})
-	return r
+	return runWith(t, s, Options{Lookup: inventory.LookupNone, Now: time.Now})
 }
 
 func (r *running) says() string {

@@ -11,7 +11,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
 
-// item is a NodeENI, trimmed for this node. Its metadata has only a reflector's fields: name, resource version, and a bookmark's annotations.
+// item is a NodeENI, or the own ENINodeState, trimmed for this node. Its metadata has only a reflector's fields: name, resource version, and
+// a bookmark's annotations.
 type item struct {
 	metav1.TypeMeta
 	metav1.ObjectMeta
@@ -26,7 +27,18 @@ func (i *item) DeepCopyObject() runtime.Object {
 	return out
 }
 
-type trimmer struct{ node string }
+type trimmer struct {
+	node string
+	// state: the objects are ENINodeStates, whose status is left out: it is the daemon's own.
+	state bool
+}
+
+func (t trimmer) kinds() (resource, kind, list string) {
+	if t.state {
+		return v1alpha1.NodeStateResource, v1alpha1.NodeStateKind, v1alpha1.NodeStateListKind
+	}
+	return "nodeenis", v1alpha1.Kind, v1alpha1.ListKind
+}
 
 // object consumes one NodeENI, whose kind must say so.
 func (t trimmer) object(a *reader) (*item, error) {
@@ -44,6 +56,9 @@ func (t trimmer) object(a *reader) (*item, error) {
 		case `"spec"`:
 			spec, err = a.value()
 		case `"status"`:
+			if t.state {
+				return a.SkipValue()
+			}
 			status, err = t.status(a)
 		default:
 			err = a.SkipValue()

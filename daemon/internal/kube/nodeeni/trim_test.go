@@ -24,7 +24,7 @@ const stored = `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"NodeENI","me
   {"eniID":"eni-c","nodeID":"node-c"}],"other":[1]}}`
 
 func TestTrimKeepsWhatIsOurs(t *testing.T) {
-	it, err := trimmer{"node-a"}.object(newReader(strings.NewReader(stored), 0))
+	it, err := trimmer{node: "node-a"}.object(newReader(strings.NewReader(stored), 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +43,7 @@ func TestTrimKeepsWhatIsOurs(t *testing.T) {
 func TestTrimIsBlindToOthers(t *testing.T) {
 	trimmed := func(object string) string {
 		t.Helper()
-		it, err := trimmer{"node-a"}.object(newReader(strings.NewReader(object), 0))
+		it, err := trimmer{node: "node-a"}.object(newReader(strings.NewReader(object), 0))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -93,7 +93,7 @@ func TestTrimRefuses(t *testing.T) {
 		`{"apiVersion":"v1","kind":"List","metadata":{"resourceVersion":"1"},"items":[]}`,
 		`{"apiVersion":"v1","kind":"Status","status":"Failure"}`,
 	} {
-		if l, err := (trimmer{"node-a"}).list(newReader(strings.NewReader(body), 0)); !errors.Is(err, errMalformed) {
+		if l, err := (trimmer{node: "node-a"}).list(newReader(strings.NewReader(body), 0)); !errors.Is(err, errMalformed) {
 			t.Errorf("list %q is taken for %+v, error %v", body, l, err)
 		}
 	}
@@ -103,7 +103,7 @@ func TestTrimRefuses(t *testing.T) {
 		`{"type":"DELETED","object":{"apiVersion":"v1","kind":"Pod","metadata":{"name":"n"}}}`,
 		`{"type":"ERROR","object":7}`,
 	} {
-		if kind, o, err := (trimmer{"node-a"}).event(newReader(strings.NewReader(frame), 0)); !errors.Is(err, errMalformed) {
+		if kind, o, err := (trimmer{node: "node-a"}).event(newReader(strings.NewReader(frame), 0)); !errors.Is(err, errMalformed) {
 			t.Errorf("event %q is taken for %q %+v, error %v", frame, kind, o, err)
 		}
 	}
@@ -117,7 +117,7 @@ func TestListOfEvents(t *testing.T) {
 	var kinds []watch.EventType
 	a := newReader(iotest.OneByteReader(strings.NewReader(stream)), maxEventBytes)
 	for {
-		kind, _, err := trimmer{"node-a"}.event(a)
+		kind, _, err := trimmer{node: "node-a"}.event(a)
 		if errors.Is(err, io.EOF) {
 			break
 		}
@@ -178,7 +178,7 @@ func FuzzTrim(f *testing.F) {
 	f.Add([]byte(`{"metadata":7,"spec":[],"status":{"attachments":{"nodeID":"node-a"}}}`))
 	f.Add([]byte(`{"status":{"attachments":[{"nodeID":"node-b","mtu":"x"},{"nodeID":5}]}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		it, err := trimmer{"node-a"}.object(newReader(bytes.NewReader(data), 0))
+		it, err := trimmer{node: "node-a"}.object(newReader(bytes.NewReader(data), 0))
 		isObject := json.Valid(data) && bytes.HasPrefix(bytes.TrimSpace(data), []byte("{"))
 		if isObject && err != nil {
 			// Decoding refuses a name that is not a string; so does trimming.
@@ -250,7 +250,7 @@ func eventsOf(r io.Reader) (out []string, err error) {
 	a := newReader(r, maxEventBytes)
 	for {
 		a.more()
-		kind, o, err := trimmer{"node-a"}.event(a)
+		kind, o, err := trimmer{node: "node-a"}.event(a)
 		if err != nil {
 			return out, err
 		}

@@ -52,6 +52,14 @@ func statusOf(v view.View, before v1alpha1.ENINodeStateStatus) v1alpha1.ENINodeS
 	return out
 }
 
+// releasedENIs are in the order of the controller's list, whose slots are unique.
+func releasedENIs(v view.View) (all []v1alpha1.ReleasedENI) {
+	for _, r := range v.Released {
+		all = append(all, v1alpha1.ReleasedENI{Slot: r.Slot, ENIID: r.ENIID.String()})
+	}
+	return all
+}
+
 // maxObserved bounds the status' list of NodeENIs, in octets: etcd takes 1.5 MiB for an object (--max-request-bytes),
 // and each entry has another in managedFields.
 const maxObserved = 128 << 10

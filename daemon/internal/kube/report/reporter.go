@@ -26,12 +26,16 @@ const (
 	writeApart = time.Second
 )
 
-// Options configure a Reporter. All are needed.
+// Options configure a Reporter. Node, Now and Log are needed.
 type Options struct {
 	// Node returns the own Node; false while it is not known to exist.
 	Node func() (client.NodeRef, bool)
 	Now  func() time.Time
 	Log  logrus.FieldLogger
+	// Reported is called when the ENINodeState has a status of the protocol with the lifecycle controller, with the ENIs that it says are
+	// released: at the start an earlier daemon's, else one that says no more than the protocol. Somebody else then watches the object, and
+	// calls Gone. Nil: there is no such controller.
+	Reported func(released []v1alpha1.ReleasedENI)
 }
 
 // Reporter publishes this node's ENINodeState and Events. Its methods are safe for concurrent use.
@@ -46,7 +50,9 @@ type Reporter struct {
 	events *eventqueue.Queue
 	// changed holds a token when there is work, deleted when the ENINodeState may be gone.
 	changed, deleted chan struct{}
-	began            time.Time
+	// gone holds a token when the ENINodeState was deleted.
+	gone  chan struct{}
+	began time.Time
 
 	mu      sync.Mutex
 	settled bool
@@ -62,7 +68,7 @@ func New(c *client.Client, o Options) *Reporter {
 	return &Reporter{
 		Options: o, state: stateWriter{client: c.NodeENIs, name: c.NodeName}, watch: c.WatchMetadata,
 		events:  eventqueue.New(eventqueue.Options{Core: c.Core, Component: client.FieldManager, Host: c.NodeName, Now: o.Now, Log: o.Log}),
-		changed: make(chan struct{}, 1), deleted: make(chan struct{}, 1), began: o.Now(),
+		changed: make(chan struct{}, 1), deleted: make(chan struct{}, 1), gone: make(chan struct{}, 1), began: o.Now(),
 	}
 }
 
@@ -74,7 +80,8 @@ func (r *Reporter) Observe(v view.View) {
 	if done != nil {
 		r.restart = done
 	}
-	if !r.settled && unsettled(v) && r.Now().Sub(r.began) < settleWithin {
+	if !r.settled && (unsettled(v) || r.Reported != nil && v.Unlisted) && r.Now().Sub(r.began) < settleWithin {
+		signal(r.changed) // the protocol waits for the Node only
 		return
 	}
 	r.settled = true
@@ -201,19 +208,46 @@ func (r *Reporter) reread(ctx context.Context, written *v1alpha1.ENINodeStateSta
 func (r *Reporter) writeState(ctx context.Context, written *v1alpha1.ENINodeStateStatus) (time.Duration, error) {
 	view := r.latest()
 	node, known := r.Node()
-	if view == nil || !known {
+	if !known {
 		return 0, nil
 	}
-	status := statusOf(*view, *written)
+	status := *written
+	switch {
+	case r.Reported != nil && written.Protocol != v1alpha1.Protocol:
+		status.Protocol = v1alpha1.Protocol
+	case view == nil:
+		r.reported(node, status)
+		return 0, nil
+	default:
+		status = statusOf(*view, *written)
+		if r.Reported != nil {
+			status.Protocol, status.Released = v1alpha1.Protocol, releasedENIs(*view)
+		}
+	}
 	if r.state.belongs(node) && sameState(status, *written) {
+		r.reported(node, status)
 		return 0, nil
 	}
+	first := written.Protocol != status.Protocol
 	if err := r.state.write(ctx, node, status); err != nil {
 		return 0, err
 	}
 	*written = status
+	r.reported(node, status)
+	if first {
+		signal(r.changed) // the View is still to be written
+	}
 	return writeApart, nil
 }
+
+func (r *Reporter) reported(node client.NodeRef, status v1alpha1.ENINodeStateStatus) {
+	if r.Reported != nil && r.state.belongs(node) && status.Protocol == v1alpha1.Protocol {
+		r.Reported(status.Released)
+	}
+}
+
+// Gone says that the ENINodeState was deleted, or may have been.
+func (r *Reporter) Gone() { signal(r.gone) }
 
 func signal(c chan<- struct{}) {
 	select {

@@ -87,13 +87,12 @@ func (o stateWatch) Resync() error { return nil }
 const remakeApart = 10 * time.Second
 
 func (r *Reporter) followState(ctx context.Context) {
-	gone := make(chan struct{}, 1)
 	go func() {
 		for {
 			select {
 			case <-ctx.Done():
 				return
-			case <-gone:
+			case <-r.gone:
 				signal(r.deleted)
 			}
 			if !backoff.Sleep(ctx, remakeApart) {
@@ -101,9 +100,12 @@ func (r *Reporter) followState(ctx context.Context) {
 			}
 		}
 	}()
+	if r.Reported != nil { // somebody else watches it
+		return
+	}
 	retry := client.NewRetry()
 	said := watchSpell{log: r.Log.WithField("object", "ENINodeState")}
-	own := stateWatch{client: r.watch, name: r.state.name, report: said.report, lost: func() { signal(gone) }}
+	own := stateWatch{client: r.watch, name: r.state.name, report: said.report, lost: func() { r.Gone() }}
 	cache.NewReflectorWithOptions(own.listWatch(), &metav1.PartialObjectMetadata{}, own, cache.ReflectorOptions{
 		Name: "eninodestate", TypeDescription: "ENINodeState", Backoff: &retry,
 	}).RunWithContext(ctx)

@@ -1,0 +1,6 @@
+//go:build race
+
+package fleet
+
+// raceDetector: this test is built with -race.
+const raceDetector = true
