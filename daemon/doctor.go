@@ -16,6 +16,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/hostnet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/install"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/nodeeni"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/pluginpods"
@@ -140,6 +141,10 @@ func (c *nodeFlags) examineCluster(o *doctor.Options) {
 	}
 	if c.dir == "" {
 		o.Drivers = func(ctx context.Context) (map[string][]string, error) { return nodeeni.Drivers(ctx, api) }
+	}
+	if c.lookup() == inventory.LookupEntries {
+		o.Slots = func(ctx context.Context) (inventory.Snapshot, error) { return nodeeni.Slots(ctx, api) }
+		o.Drivers = func(ctx context.Context) (map[string][]string, error) { return nodeeni.SlotDrivers(ctx, api) }
 	}
 	o.StartupTaint = c.startupTaint
 	if c.restart != restartPods {

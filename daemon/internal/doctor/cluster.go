@@ -30,6 +30,9 @@ func rights(o Options) []right {
 		{"", "nodes", []string{"get", "list", "watch"}, "it is not known which NodeENIs select this node", Fail, base},
 		{"", "events", []string{"create", "patch"}, "people are not told by events; nothing else depends on them", Warn, base},
 	}
+	if o.Slots != nil {
+		all = all[1:] // it asks for its own ENINodeState only
+	}
 	if o.StartupTaint {
 		all = append(all, right{"", "nodes", []string{"patch"}, "the startup taint stays on the Node", Fail, "components/startup-taint/rbac.yaml"})
 	}

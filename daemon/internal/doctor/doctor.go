@@ -91,6 +91,8 @@ type Options struct {
 	Namespaces []string
 	// Drivers returns the userspace drivers that NodeENIs want on this node, each with the NodeENIs' names.
 	Drivers func(context.Context) (map[string][]string, error)
+	// Slots reads the controller's list for this node; nil unless it names the ENIs. Then the daemon needs no right to NodeENIs.
+	Slots func(context.Context) (inventory.Snapshot, error)
 	// ENIs asks IMDS.
 	ENIs func(context.Context) ([]vpc.ENI, error)
 	// EC2 is nil if the daemon does not manage addresses.
@@ -124,7 +126,7 @@ type Options struct {
 func Run(ctx context.Context, o Options) []Finding {
 	var all []Finding
 	for _, check := range []func(context.Context, Options) []Finding{
-		nodeName, cluster, metadata, managed, routing, hostNetwork, drivers,
+		nodeName, cluster, slots, metadata, managed, routing, hostNetwork, drivers,
 		config, inventoryFile, stateDir, attachments, sysfsTree,
 		binary, policy, netns, kubelet, devicePlugin, offer, daemon,
 	} {

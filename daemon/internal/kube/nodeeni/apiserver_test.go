@@ -135,7 +135,7 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *apiServer) check(r *http.Request, q url.Values, entries bool) {
-	known := []string{"watch", "resourceVersion", "resourceVersionMatch", "sendInitialEvents", "allowWatchBookmarks", "timeoutSeconds", "limit", "continue",
+	known := []string{"watch", "resourceVersion", "resourceVersionMatch", "sendInitialEvents", "allowWatchBookmarks", "timeoutSeconds", "timeout", "limit", "continue",
 		"fieldSelector"}
 	for k := range q {
 		if !slices.Contains(known, k) {

@@ -3,10 +3,37 @@ package nodeeni
 import (
 	"context"
 	"fmt"
+	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
+
+// Slots reads the controller's list in the own ENINodeState. Its Silent says why it is not known.
+func Slots(ctx context.Context, c *client.Client) (inventory.Snapshot, error) {
+	objects, err := nodeENIs{client: c.NodeENIs, trim: trimmer{node: c.NodeName, state: true}}.pages(ctx)
+	if err != nil {
+		return inventory.Snapshot{}, fmt.Errorf("read ENINodeState %s: %w", c.NodeName, err)
+	}
+	s := Source{client: c, own: &ownState{}, reported: true, now: time.Now, instance: func() string { return "" }}
+	for _, o := range objects.Items {
+		s.own = newOwnState(nil, o.(*item)) //nolint:errcheck // pages makes nothing else
+	}
+	return s.listEntries(), nil
+}
+
+// SlotDrivers is Drivers by the controller's list.
+func SlotDrivers(ctx context.Context, c *client.Client) (map[string][]string, error) {
+	snap, err := Slots(ctx, c)
+	drivers := map[string][]string{}
+	for i := range snap.Objects {
+		if o := snap.Objects[i].Defaulted(); o.Spec.Case() == v1alpha1.Case3DPDK {
+			drivers[o.Spec.DPDKDriver] = append(drivers[o.Spec.DPDKDriver], o.Name)
+		}
+	}
+	return drivers, err
+}
 
 // Drivers maps the userspace drivers that NodeENIs want on this node to the NodeENIs' names. It omits unreadable objects.
 func Drivers(ctx context.Context, c *client.Client) (map[string][]string, error) {

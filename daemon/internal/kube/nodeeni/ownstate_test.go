@@ -271,3 +271,25 @@ func TestEntryValues(t *testing.T) {
 		t.Errorf("entry %+v", e)
 	}
 }
+
+// TestSlotDrivers: doctor reads the own ENINodeState, and no NodeENI.
+func TestSlotDrivers(t *testing.T) {
+	t.Parallel()
+	s := newAPIServer(t, true)
+	s.do(func() { s.entries = true })
+	config := fmt.Sprintf("apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: %q}}]\nusers: [{name: u, user: {token: t}}]\ncontexts: "+
+		"[{name: x, context: {cluster: c, user: u}}]\ncurrent-context: x\n", s.url)
+	c, err := client.Connect(client.Config{NodeName: "node-a", Kubeconfig: fakekube.WriteKubeconfig(t, config), UserAgent: "multi-enid/test",
+		Log: fakekube.Quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if snap, err := Slots(t.Context(), c); err != nil || !strings.Contains(snap.Silent, "there is no ENINodeState node-a") {
+		t.Errorf("without the object: %+v, error %v", snap, err)
+	}
+	s.put(pathStates, "node-a", listWith(entryWith(1, "Attached", `"enableDPDK":true,`)))
+	drivers, err := SlotDrivers(t.Context(), c)
+	if diff := cmp.Diff(map[string][]string{"vfio-pci": {"a"}}, drivers); diff != "" || err != nil {
+		t.Errorf("error %v, drivers (-want +got):\n%s", err, diff)
+	}
+}
