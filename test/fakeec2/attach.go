@@ -111,13 +111,15 @@ func (s *Server) detach(c *call) (string, error) {
 	}
 	stuck := s.cfg.Stuck != nil && s.cfg.Stuck(c.r.clone())
 	s.set(c, func(e *ENI) { e.AttachmentStatus = "detaching" })
+	if stuck && !force {
+		return item("return", "true"), nil
+	}
 	takes := s.cfg.DetachTakes
 	if force {
-		if takes = 0; s.cfg.ForceKeepsIndex && c.i != nil {
+		takes = 0
+		if s.cfg.ForceKeepsIndex && c.i != nil {
 			c.i.kept[[2]int{c.r.NetworkCard, c.r.DeviceIndex}] = true
 		}
-	} else if stuck {
-		return item("return", "true"), nil
 	}
 	r := c.r
 	s.after(c.now, takes, func(at time.Time) {

@@ -88,7 +88,7 @@ func (s *Server) describeInterfaces(c *call) (string, error) {
 // candidates are the records among which a Describe finds its ENIs, sorted: those with the given ids, else the fewest that a filter leaves.
 // One id that does not exist fails the whole call.
 func (s *Server) candidates(ids []string, filters []filter, now time.Time) ([]*record, error) {
-	best, limited := []*record(nil), false
+	var best []*record
 	for _, id := range ids {
 		if !strings.HasPrefix(id, "eni-") {
 			return nil, refuse("InvalidNetworkInterfaceId.Malformed", "Invalid id: \"%s\" (expecting \"eni-...\")", id)
@@ -102,7 +102,7 @@ func (s *Server) candidates(ids []string, filters []filter, now time.Time) ([]*r
 		}
 		return nil, refuse("InvalidNetworkInterfaceID.NotFound", "The networkInterface ID '%s' does not exist", id)
 	}
-	limited = len(ids) > 0
+	limited := len(ids) > 0
 	for _, f := range filters {
 		indexed := strings.HasPrefix(f.name, "tag") || strings.HasPrefix(f.name, "attachment.") || f.name == "subnet-id" || f.name == "network-interface-id"
 		if limited || !indexed || f.wild() {

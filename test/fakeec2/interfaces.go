@@ -145,16 +145,16 @@ func canonical(p params) string {
 // tracking takes a ConnectionTrackingSpecification; the page of ConnectionTrackingSpecificationRequest has the ranges.
 func (p params) tracking() (t Tracking, given bool, err error) {
 	for _, f := range []struct {
-		name     string
-		to       *int
-		min, max int
+		name        string
+		to          *int
+		least, most int
 	}{{"TcpEstablishedTimeout", &t.TCPEstablished, 60, 432000}, {"UdpStreamTimeout", &t.UDPStream, 60, 180}, {"UdpTimeout", &t.UDP, 30, 60}} {
 		name := "ConnectionTrackingSpecification." + f.name
 		if !p.has(name) {
 			continue
 		}
 		given = true
-		if *f.to, err = p.number(name); err == nil && (*f.to < f.min || *f.to > f.max) {
+		if *f.to, err = p.number(name); err == nil && (*f.to < f.least || *f.to > f.most) {
 			err = refuse("InvalidParameterValue", "Value (%d) for parameter %s is invalid.", *f.to, f.name)
 		}
 		if err != nil {
