@@ -189,14 +189,15 @@ fuzz: go-version ## Run every fuzz target for FUZZTIME each (30 times FUZZTIME, 
 
 SEQUENCES ?= 10000
 .PHONY: sequences
-sequences: go-version ## Let SEQUENCES generated stories happen to a node, its neighbours and its cluster; the seeds are printed (9 min)
+sequences: go-version ## Let SEQUENCES generated stories happen to a node, its neighbours, its cluster and its ENIs; the seeds are printed (12 min)
 	$(go) test -count=1 -timeout 30m -v -run '^TestSequences$$' ./daemon/internal/kube/nodeeni -sequences $(SEQUENCES) | grep -v '^=== '
+	$(go) test -count=1 -timeout 30m -v -run '^TestSequences$$' ./daemon/internal/lifecycle -sequences $(SEQUENCES) | grep -v '^=== '
 	$(go) test -count=1 -timeout 30m -v -run '^TestNeighbours$$' ./daemon/internal/kube -neighbours $(SEQUENCES) | grep -v '^=== '
 	$(go) test -count=1 -timeout 30m -v -run '^TestModel$$' ./daemon/internal/reconcile -sequences $$(( $(SEQUENCES) / 50 )) | grep -v -e '^=== ' -e '--- PASS: TestModel/'
 	$(go) test -count=1 -timeout 60m -v -run '^TestOffer$$' ./daemon/internal/reconcile -seed 1 -offers $$(( $(SEQUENCES) / 10 )) | grep -v -e '^=== ' -e '--- PASS: TestOffer/'
 
 # The packages without input and output. One at a time: mutate shows by which package a change survives.
-MUTATED := $(addprefix ./,$(addprefix daemon/internal/,backoff inventory manifest pcidp) pkg/device $(addprefix plugins/internal/,lease netconf))
+MUTATED := $(addprefix ./,$(addprefix daemon/internal/,backoff inventory lifecycle manifest pcidp slots) pkg/device $(addprefix plugins/internal/,lease netconf))
 .PHONY: mutate
 mutate: go-version $(GREMLINS) ## Change the pure packages, an operator at a time: their tests must notice 95 % of the changes (20 min)
 	$(go) run -buildvcs=false ./test/mutate -gremlins $(HERE)/$(GREMLINS) -go $(go) $(MUTATED)

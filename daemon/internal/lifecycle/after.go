@@ -29,6 +29,9 @@ func After(m Memory, st Step, r Result, now time.Time) Memory {
 	if st.note.attached != "" {
 		m.AttachmentID = st.note.attached
 	}
+	if st.note.there || st.Do.Mutates() && r.Err == nil && st.ENI == m.ENI {
+		m.missingSince = time.Time{}
+	}
 	if r.Err != nil {
 		return failed(m, st, r.Err, now)
 	}

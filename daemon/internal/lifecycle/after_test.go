@@ -102,7 +102,8 @@ func TestStored(t *testing.T) {
 	if m := After(before, st, Result{}, t0); m.Attempt != 3 || m.Request != "r" || m.Phase != Creating || !m.mismatch.IsZero() {
 		t.Errorf("stored: %+v", m)
 	}
-	if m := After(before, st, Result{Err: errors.New("conflict")}, t0); m.Attempt != 2 || m.Request != "" || m.mismatch.IsZero() || m.RetryAt.Sub(t0) != time.Second {
+	if m := After(before, st, Result{Err: errors.New("conflict")},
+		t0); m.Attempt != 2 || m.Request != "" || m.mismatch.IsZero() || m.RetryAt.Sub(t0) != time.Second {
 		t.Errorf("not stored: %+v", m)
 	}
 	st.note.attempt = 2
@@ -134,6 +135,31 @@ func TestDrainingSince(t *testing.T) {
 	}
 	if back := After(m, Step{Phase: Attached}, Result{}, t0); !back.drainingSince.IsZero() {
 		t.Error("it is wanted again, and drains")
+	}
+}
+
+func TestASightEndsTheAbsence(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*scene)
+		step   Action
+		err    error
+		want   bool
+	}{
+		{name: "a later list shows it", step: Wait},
+		{name: "an earlier list", change: func(c *scene) { c.m.missingSince = t0 }, step: Wait, want: true},
+		{name: "it can be changed", change: func(c *scene) { c.m.missingSince, c.s.Groups = t0, nil }, step: SetGroups},
+		{name: "it cannot", change: func(c *scene) { c.m.missingSince, c.s.Groups = t0, nil }, step: SetGroups, err: errors.New("not sent"), want: true},
+	} {
+		c := ready()
+		c.m.missingSince = t0.Add(-time.Hour)
+		if tt.change != nil {
+			tt.change(c)
+		}
+		st := Next(c.s, c.o, c.m, t0)
+		if m := After(c.m, st, Result{Err: tt.err}, t0); st.Do != tt.step || m.missingSince.IsZero() == tt.want {
+			t.Errorf("%s: %v, missing since %v", tt.name, st.Do, m.missingSince)
+		}
 	}
 }
 
@@ -186,14 +212,17 @@ func TestNudge(t *testing.T) {
 
 func TestEntry(t *testing.T) {
 	c := ready()
-	c.eni().MAC, c.eni().Addresses, c.eni().Prefixes = "02:00:00:00:00:01", []netip.Addr{netip.MustParseAddr("10.0.1.5")}, []netip.Prefix{netip.MustParsePrefix("10.0.1.16/28")}
+	c.eni().MAC, c.eni().Addresses = "02:00:00:00:00:01", []netip.Addr{netip.MustParseAddr("10.0.1.5")}
+	c.eni().Prefixes = []netip.Prefix{netip.MustParsePrefix("10.0.1.16/28")}
 	c.s.NodeENI.Generation, c.s.Options.MTU, c.s.Options.EnableDPDK, c.s.Options.DPDKDriver = 4, 9001, true, "vfio-pci"
 	c.s.Options.DPDKPCIAddress, c.s.Options.DPDKResourceName, c.s.Options.AllowedNamespaces = "0000:00:07.0", "a/b", new("x")
 	c.m.Phase, c.m.Reason, c.m.Message, c.m.Found, c.m.Request = Ready, "R", "M", true, "r"
 	c.eni().Attachment.DeviceIndex = 9
 	want := v1alpha1.AttachmentEntry{
-		Slot: "0123456789abcdef", NodeENI: v1alpha1.NodeENIReference{Name: "e", UID: "u", Generation: 4}, InstanceID: "i-1", SubnetID: "subnet-1", SubnetCIDR: "10.0.1.0/24",
-		ENIID: "eni-1", AttachmentID: "at-1", MAC: "02:00:00:00:00:01", Addresses: []string{"10.0.1.5"}, Prefixes: []string{"10.0.1.16/28"}, NetworkCard: 3, DeviceIndex: 9,
+		Slot: "0123456789abcdef", NodeENI: v1alpha1.NodeENIReference{Name: "e", UID: "u",
+			Generation: 4}, InstanceID: "i-1", SubnetID: "subnet-1", SubnetCIDR: "10.0.1.0/24",
+		ENIID: "eni-1", AttachmentID: "at-1", MAC: "02:00:00:00:00:01", Addresses: []string{"10.0.1.5"}, Prefixes: []string{"10.0.1.16/28"},
+		NetworkCard: 3, DeviceIndex: 9,
 		MTU: 9001, EnableDPDK: true, DPDKDriver: "vfio-pci", DPDKPCIAddress: "0000:00:07.0", ResourceName: "a/b", AllowedNamespaces: new("x"), Wanted: "Attached",
 		Attempt: 1, Request: "r", Phase: "Ready", Reason: "R", Message: "M", Found: true,
 	}
@@ -250,8 +279,10 @@ func TestEntryOfAnExternalENI(t *testing.T) {
 
 func TestActions(t *testing.T) {
 	calls := map[Action]string{
-		Wait: "", LookUp: "DescribeNetworkInterfaces", Describe: "DescribeNetworkInterfaces", ReadInstance: "DescribeInstances", ReadNode: "DescribeNetworkInterfaces", Store: "",
-		Create: "CreateNetworkInterface", Attach: "AttachNetworkInterface", SetTermination: "ModifyNetworkInterfaceAttribute", SetGroups: "ModifyNetworkInterfaceAttribute",
+		Wait: "", LookUp: "DescribeNetworkInterfaces", Describe: "DescribeNetworkInterfaces", ReadInstance: "DescribeInstances",
+		ReadNode: "DescribeNetworkInterfaces", Store: "",
+		Create: "CreateNetworkInterface", Attach: "AttachNetworkInterface", SetTermination: "ModifyNetworkInterfaceAttribute",
+		SetGroups:          "ModifyNetworkInterfaceAttribute",
 		SetSourceDestCheck: "ModifyNetworkInterfaceAttribute", Tag: "CreateTags", Detach: "DetachNetworkInterface", ForceDetach: "DetachNetworkInterface",
 		Delete: "DeleteNetworkInterface", Drop: "",
 	}

@@ -189,7 +189,8 @@ func (w *fakeWorld) attachForeign(instance string, index int, tags map[string]st
 		return
 	}
 	e := w.region.add(vpc.Interface{SubnetID: "subnet-00000001", VPCID: "vpc-1", Zone: "z1", Status: "in-use", Groups: []string{"sg-9"}, Tags: tags,
-		SourceDestCheck: true, Attachment: &vpc.Attachment{ID: "theirs-" + fmt.Sprint(len(w.region.order)), Instance: instance, DeviceIndex: index, Status: "attached",
+		SourceDestCheck: true, Attachment: &vpc.Attachment{ID: "theirs-" + fmt.Sprint(len(w.region.order)), Instance: instance, DeviceIndex: index,
+			Status:              "attached",
 			DeleteOnTermination: true}})
 	w.say("somebody attaches %s to %s at %d with %v", e.id, instance, index, tags)
 }

@@ -160,7 +160,8 @@ func ruleFor(st Step, e *vpc.EC2Error, n int) rule {
 		return rule{reason: slots.NoFreeInterface, first: time.Minute, most: 10 * time.Minute, blocks: true, look: true, plan: true,
 			remedy: fmt.Sprintf("attached are %s: remove one, or use a larger instance type", st.note.holders)}
 	case code == "IncorrectInstanceState" || code == "IncorrectState" && st.Do == Attach:
-		return rule{reason: InstanceNotRunning, first: 5 * time.Second, most: time.Minute, look: true, instance: true, remedy: "the controller reads the instance again"}
+		return rule{reason: InstanceNotRunning, first: 5 * time.Second, most: time.Minute, look: true, instance: true,
+			remedy: "the controller reads the instance again"}
 	case code == "InvalidNetworkInterface.InUse" || code == "InvalidParameterValue" && st.Do == Delete:
 		return rule{first: time.Second, most: foreignAfter, look: true}
 	case code == "OperationNotPermitted":
@@ -183,5 +184,6 @@ func ruleFor(st Step, e *vpc.EC2Error, n int) rule {
 		return rule{reason: TerminationFlag, first: time.Second, most: 5 * time.Minute, look: true,
 			remedy: "the ENI stays attached, and the controller tries again"}
 	}
-	return rule{reason: Refused, first: 5 * time.Second, most: 5 * time.Minute, look: true, remedy: "see the NodeENI's fields and annotations; the controller tries again"}
+	return rule{reason: Refused, first: 5 * time.Second, most: 5 * time.Minute, look: true,
+		remedy: "see the NodeENI's fields and annotations; the controller tries again"}
 }

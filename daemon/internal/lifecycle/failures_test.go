@@ -24,66 +24,78 @@ func says(kind vpc.EC2Kind, code, text string) error {
 	return &vpc.EC2Error{Kind: kind, Code: code, Service: "EC2", Status: 400, Err: fmt.Errorf("call: %s: %s", code, text)}
 }
 
+const indexTaken = "Instance 'i-1' already has an interface attached at device index '2'."
+
+var failureCases = []struct {
+	name   string
+	do     Action
+	err    error
+	reason string
+	words  []string
+	waits  []time.Duration // of failures in a row
+	phase  Phase           // Blocked, or as it was
+	look   bool            // EC2 is asked before the next act
+	read   Action          // what else is read
+}{
+	{name: "too many calls", do: Create, err: says(vpc.EC2Throttled, "RequestLimitExceeded", "x"), reason: Throttled, words: []string{"CreateNetworkInterface"},
+		waits: []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 15 * time.Second}},
+	{name: "no answer", do: Create, err: &vpc.EC2Error{Err: errors.New("timeout")}, look: true,
+		waits: []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second, 32 * time.Second, time.Minute}},
+	{name: "no answer to a look", do: LookUp, err: &vpc.EC2Error{Err: errors.New("timeout")}, waits: []time.Duration{time.Second, 2 * time.Second}},
+	{name: "not sent", do: Attach, err: &vpc.EC2Error{Kind: vpc.EC2NotSent, Err: errors.New("refused")}, waits: []time.Duration{time.Second, 2 * time.Second}},
+	{name: "the lease is over", do: Attach, err: errors.New("not the leader"), waits: []time.Duration{time.Second, 2 * time.Second}},
+	{name: "index taken", do: Attach, err: says(vpc.EC2Refused, "InvalidParameterValue", indexTaken), reason: IndexTaken, look: true, read: ReadNode,
+		words: []string{"device index 2", "network card 3", "eni-9 (other)"}, waits: []time.Duration{time.Second, 2 * time.Second}},
+	{name: "no room", do: Attach, err: says(vpc.EC2Limit, "AttachmentLimitExceeded", "x"), reason: slots.NoFreeInterface, phase: Blocked, look: true,
+		read:  ReadNode,
+		words: []string{"eni-9 (other)", "larger instance type"}, waits: []time.Duration{time.Minute, 2 * time.Minute, 4 * time.Minute, 8 * time.Minute,
+			10 * time.Minute}},
+	{name: "instance not running", do: Attach, err: says(vpc.EC2Refused, "IncorrectInstanceState", "x"), reason: InstanceNotRunning, look: true,
+		read:  ReadInstance,
+		words: []string{"instance i-1"}, waits: []time.Duration{5 * time.Second, 10 * time.Second, 20 * time.Second, 40 * time.Second, time.Minute}},
+	{name: "wrong state", do: Attach, err: says(vpc.EC2Refused, "IncorrectState", "x"), reason: InstanceNotRunning, look: true, read: ReadInstance,
+		waits: []time.Duration{5 * time.Second}},
+	{name: "instance unknown", do: Attach, err: says(vpc.EC2Refused, "InvalidInstanceID.NotFound", "x"), read: ReadInstance,
+		waits: []time.Duration{10 * time.Second, 10 * time.Second}},
+	{name: "in use", do: Attach, err: says(vpc.EC2Refused, "InvalidNetworkInterface.InUse", "x"), look: true,
+		waits: []time.Duration{time.Second, 2 * time.Second}},
+	{name: "in use at delete", do: Delete, err: says(vpc.EC2Refused, "InvalidParameterValue", "currently in use"), look: true,
+		waits: []time.Duration{time.Second}},
+	{name: "not permitted", do: Attach, err: says(vpc.EC2Refused, "OperationNotPermitted", "x"), reason: NotPermitted, phase: Blocked,
+		words: []string{"eni-1", "AttachNetworkInterface"}, waits: []time.Duration{time.Hour, time.Hour}},
+	{name: "subnet full", do: Create, err: says(vpc.EC2SubnetFull, "InsufficientFreeAddressesInSubnet", "x"), reason: SubnetFull, phase: Blocked,
+		words: []string{"subnet-1 (10.0.1.0/24)"}, waits: []time.Duration{2 * time.Minute, 4 * time.Minute, 8 * time.Minute, 10 * time.Minute}},
+	{name: "no room for prefixes", do: Create, err: says(vpc.EC2SubnetFull, "InsufficientCidrBlocks", "x"), reason: SubnetFull, phase: Blocked,
+		waits: []time.Duration{2 * time.Minute}},
+	{name: "no subnet", do: Create, err: says(vpc.EC2Refused, "InvalidSubnetID.NotFound", "x"), reason: slots.InvalidSubnet, phase: Blocked,
+		words: []string{"subnet subnet-1", "correct the subnet"}, waits: []time.Duration{5 * time.Minute, 5 * time.Minute}},
+	{name: "no group", do: SetGroups, err: says(vpc.EC2Refused, "InvalidGroup.NotFound", "x"), reason: slots.InvalidSecurityGroup, phase: Blocked,
+		words: []string{"sg-1", "vpc-1"}, waits: []time.Duration{5 * time.Minute, 5 * time.Minute}},
+	{name: "no such group", do: Create, err: says(vpc.EC2Refused, "InvalidSecurityGroupID.NotFound", "x"), reason: slots.InvalidSecurityGroup, phase: Blocked,
+		waits: []time.Duration{5 * time.Minute}},
+	{name: "group of another VPC", do: Create, err: says(vpc.EC2Refused, "InvalidParameter", "two resources that belong to different networks"),
+		reason: slots.InvalidSecurityGroup, phase: Blocked, waits: []time.Duration{5 * time.Minute}},
+	{name: "forbidden", do: Delete, err: says(vpc.EC2Forbidden, "UnauthorizedOperation", "x"), reason: Forbidden, look: true,
+		words: []string{"ec2:DeleteNetworkInterface", "deploy/iam/multi-enid-controller.json"}, waits: []time.Duration{5 * time.Minute, 5 * time.Minute}},
+	{name: "forbidden to create", do: Create, err: says(vpc.EC2Forbidden, "UnauthorizedOperation", "x"), reason: Forbidden, phase: Blocked, look: true,
+		words: []string{"ec2:CreateNetworkInterface"}, waits: []time.Duration{5 * time.Minute}},
+	{name: "who is that", do: Create, err: says(vpc.EC2Unauthenticated, "AuthFailure", "x"), reason: Unauthenticated, phase: Blocked,
+		words: []string{"EC2 does not know the access key"}, waits: []time.Duration{30 * time.Second, time.Minute, 2 * time.Minute, 4 * time.Minute,
+			5 * time.Minute}},
+	{name: "other parameters", do: Create, err: says(vpc.EC2Refused, "IdempotentParameterMismatch", "x"), look: true, waits: []time.Duration{0, 0}},
+	{name: "termination", do: SetTermination, err: says(vpc.EC2Refused, "IncorrectState", "x"), reason: TerminationFlag, look: true,
+		words: []string{"eni-1", "stays attached"}, waits: []time.Duration{time.Second, 2 * time.Second, 4 * time.Second}},
+	{name: "something else", do: Attach, err: says(vpc.EC2Refused, "SomethingNew", "never seen"), reason: Refused, look: true,
+		words: []string{"SomethingNew: never seen"},
+		waits: []time.Duration{5 * time.Second, 10 * time.Second}},
+	{name: "detach without an attachment", do: Detach, err: says(vpc.EC2Refused, "InvalidAttachmentID.NotFound", "x"), look: true,
+		waits: []time.Duration{time.Second}},
+	{name: "delete without an ENI", do: Delete, err: says(vpc.EC2Refused, "InvalidNetworkInterfaceID.NotFound", "x"), look: true,
+		waits: []time.Duration{time.Second}},
+}
+
 func TestFailures(t *testing.T) {
-	const indexTaken = "Instance 'i-1' already has an interface attached at device index '2'."
-	for _, tt := range []struct {
-		name   string
-		do     Action
-		err    error
-		reason string
-		words  []string
-		waits  []time.Duration // of failures in a row
-		phase  Phase           // Blocked, or as it was
-		look   bool            // EC2 is asked before the next act
-		read   Action          // what else is read
-	}{
-		{name: "too many calls", do: Create, err: says(vpc.EC2Throttled, "RequestLimitExceeded", "x"), reason: Throttled, words: []string{"CreateNetworkInterface"},
-			waits: []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 15 * time.Second}},
-		{name: "no answer", do: Create, err: &vpc.EC2Error{Err: errors.New("timeout")}, look: true,
-			waits: []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second, 32 * time.Second, time.Minute}},
-		{name: "no answer to a look", do: LookUp, err: &vpc.EC2Error{Err: errors.New("timeout")}, waits: []time.Duration{time.Second, 2 * time.Second}},
-		{name: "not sent", do: Attach, err: &vpc.EC2Error{Kind: vpc.EC2NotSent, Err: errors.New("refused")}, waits: []time.Duration{time.Second, 2 * time.Second}},
-		{name: "the lease is over", do: Attach, err: errors.New("not the leader"), waits: []time.Duration{time.Second, 2 * time.Second}},
-		{name: "index taken", do: Attach, err: says(vpc.EC2Refused, "InvalidParameterValue", indexTaken), reason: IndexTaken, look: true, read: ReadNode,
-			words: []string{"device index 2", "network card 3", "eni-9 (other)"}, waits: []time.Duration{time.Second, 2 * time.Second}},
-		{name: "no room", do: Attach, err: says(vpc.EC2Limit, "AttachmentLimitExceeded", "x"), reason: slots.NoFreeInterface, phase: Blocked, look: true, read: ReadNode,
-			words: []string{"eni-9 (other)", "larger instance type"}, waits: []time.Duration{time.Minute, 2 * time.Minute, 4 * time.Minute, 8 * time.Minute, 10 * time.Minute}},
-		{name: "instance not running", do: Attach, err: says(vpc.EC2Refused, "IncorrectInstanceState", "x"), reason: InstanceNotRunning, look: true, read: ReadInstance,
-			words: []string{"instance i-1"}, waits: []time.Duration{5 * time.Second, 10 * time.Second, 20 * time.Second, 40 * time.Second, time.Minute}},
-		{name: "wrong state", do: Attach, err: says(vpc.EC2Refused, "IncorrectState", "x"), reason: InstanceNotRunning, look: true, read: ReadInstance,
-			waits: []time.Duration{5 * time.Second}},
-		{name: "instance unknown", do: Attach, err: says(vpc.EC2Refused, "InvalidInstanceID.NotFound", "x"), read: ReadInstance,
-			waits: []time.Duration{10 * time.Second, 10 * time.Second}},
-		{name: "in use", do: Attach, err: says(vpc.EC2Refused, "InvalidNetworkInterface.InUse", "x"), look: true, waits: []time.Duration{time.Second, 2 * time.Second}},
-		{name: "in use at delete", do: Delete, err: says(vpc.EC2Refused, "InvalidParameterValue", "currently in use"), look: true, waits: []time.Duration{time.Second}},
-		{name: "not permitted", do: Attach, err: says(vpc.EC2Refused, "OperationNotPermitted", "x"), reason: NotPermitted, phase: Blocked,
-			words: []string{"eni-1", "AttachNetworkInterface"}, waits: []time.Duration{time.Hour, time.Hour}},
-		{name: "subnet full", do: Create, err: says(vpc.EC2SubnetFull, "InsufficientFreeAddressesInSubnet", "x"), reason: SubnetFull, phase: Blocked,
-			words: []string{"subnet-1 (10.0.1.0/24)"}, waits: []time.Duration{2 * time.Minute, 4 * time.Minute, 8 * time.Minute, 10 * time.Minute}},
-		{name: "no room for prefixes", do: Create, err: says(vpc.EC2SubnetFull, "InsufficientCidrBlocks", "x"), reason: SubnetFull, phase: Blocked,
-			waits: []time.Duration{2 * time.Minute}},
-		{name: "no subnet", do: Create, err: says(vpc.EC2Refused, "InvalidSubnetID.NotFound", "x"), reason: slots.InvalidSubnet, phase: Blocked,
-			words: []string{"subnet subnet-1", "correct the subnet"}, waits: []time.Duration{5 * time.Minute, 5 * time.Minute}},
-		{name: "no group", do: SetGroups, err: says(vpc.EC2Refused, "InvalidGroup.NotFound", "x"), reason: slots.InvalidSecurityGroup, phase: Blocked,
-			words: []string{"sg-1", "vpc-1"}, waits: []time.Duration{5 * time.Minute, 5 * time.Minute}},
-		{name: "no such group", do: Create, err: says(vpc.EC2Refused, "InvalidSecurityGroupID.NotFound", "x"), reason: slots.InvalidSecurityGroup, phase: Blocked,
-			waits: []time.Duration{5 * time.Minute}},
-		{name: "group of another VPC", do: Create, err: says(vpc.EC2Refused, "InvalidParameter", "two resources that belong to different networks"),
-			reason: slots.InvalidSecurityGroup, phase: Blocked, waits: []time.Duration{5 * time.Minute}},
-		{name: "forbidden", do: Delete, err: says(vpc.EC2Forbidden, "UnauthorizedOperation", "x"), reason: Forbidden, look: true,
-			words: []string{"ec2:DeleteNetworkInterface", "deploy/iam/multi-enid-controller.json"}, waits: []time.Duration{5 * time.Minute, 5 * time.Minute}},
-		{name: "forbidden to create", do: Create, err: says(vpc.EC2Forbidden, "UnauthorizedOperation", "x"), reason: Forbidden, phase: Blocked, look: true,
-			words: []string{"ec2:CreateNetworkInterface"}, waits: []time.Duration{5 * time.Minute}},
-		{name: "who is that", do: Create, err: says(vpc.EC2Unauthenticated, "AuthFailure", "x"), reason: Unauthenticated, phase: Blocked,
-			words: []string{"EC2 does not know the access key"}, waits: []time.Duration{30 * time.Second, time.Minute, 2 * time.Minute, 4 * time.Minute, 5 * time.Minute}},
-		{name: "other parameters", do: Create, err: says(vpc.EC2Refused, "IdempotentParameterMismatch", "x"), look: true, waits: []time.Duration{0, 0}},
-		{name: "termination", do: SetTermination, err: says(vpc.EC2Refused, "IncorrectState", "x"), reason: TerminationFlag, look: true,
-			words: []string{"eni-1", "stays attached"}, waits: []time.Duration{time.Second, 2 * time.Second, 4 * time.Second}},
-		{name: "something else", do: Attach, err: says(vpc.EC2Refused, "SomethingNew", "never seen"), reason: Refused, look: true, words: []string{"SomethingNew: never seen"},
-			waits: []time.Duration{5 * time.Second, 10 * time.Second}},
-		{name: "detach without an attachment", do: Detach, err: says(vpc.EC2Refused, "InvalidAttachmentID.NotFound", "x"), look: true, waits: []time.Duration{time.Second}},
-		{name: "delete without an ENI", do: Delete, err: says(vpc.EC2Refused, "InvalidNetworkInterfaceID.NotFound", "x"), look: true, waits: []time.Duration{time.Second}},
-	} {
+	for _, tt := range failureCases {
 		t.Run(tt.name, func(t *testing.T) {
 			before := Memory{Attempt: 1, Request: "r", ENI: "eni-1", AttachmentID: "at-1", Phase: Attaching}
 			st := Step{Do: tt.do, Slot: slot(), ENI: "eni-1", Attachment: "at-1", Phase: Attaching, note: note{holders: "eni-9 (other)"}}
@@ -155,7 +167,8 @@ func TestAbsent(t *testing.T) {
 	if early := after(m, 9*time.Second, missing); early.ENI == "" || early.RetryAt.Sub(t0) != 10*time.Second {
 		t.Errorf("after two, 9 s apart: %+v", early)
 	}
-	if gone := after(m, 10*time.Second, missing); gone.ENI != "" || gone.AttachmentID != "" || gone.Request != "" || gone.Found || gone.Attempt != 1 || gone.gone != "eni-1" {
+	if gone := after(m, 10*time.Second, missing); gone.ENI != "" || gone.AttachmentID != "" || gone.Request != "" || gone.Found ||
+		gone.Attempt != 1 || gone.gone != "eni-1" {
 		t.Errorf("after two, 10 s apart: %+v", gone)
 	}
 	if seen := after(after(m, 5*time.Second, nil), 10*time.Second, missing); seen.ENI == "" {

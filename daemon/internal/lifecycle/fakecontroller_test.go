@@ -161,7 +161,7 @@ func (c *fakeController) resync() {
 	}
 	leaks := FindLeaks(list, world, c.seen, at)
 	c.seen, c.parked = leaks.Seen, leaks.Parked
-	for _, i := range list { // those that lost their entries
+	for _, i := range list { // ENIs that lost their entries
 		if s, ok := slots.FromTags(i, fakeUID); ok && c.cells[s.ID] == nil && (!alive[s.NodeENI.UID] || i.Attachment != nil) {
 			c.cells[s.ID] = &fakeCell{slot: s, interfaces: []vpc.Interface{i}, lookedAt: at}
 		}

@@ -1,7 +1,6 @@
 package lifecycle
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -31,9 +30,9 @@ type fakeRegion struct {
 	held    func(eni string) bool
 	say     func(format string, args ...any)
 	broken  func(format string, args ...any)
-	calls   int // all
-	changes int // successful mutating calls
-	flapped string
+	calls   int             // all
+	changes int             // successful mutating calls
+	flapped map[string]bool // by ENI: the last answer was a lie
 }
 
 type fakeENI struct {
@@ -156,11 +155,8 @@ func (f *fakeRegion) byID(id string) (*vpc.Interface, error) {
 	if err != nil {
 		return nil, err
 	}
-	flap := f.trouble > 0 && f.rng.IntN(20) == 0 && f.flapped != id
-	f.flapped = ""
-	if flap {
-		f.flapped = id
-	}
+	flap := f.trouble > 0 && f.rng.IntN(20) == 0 && !f.flapped[id]
+	f.flapped[id] = flap
 	if len(list) == 0 || flap {
 		return nil, no("InvalidNetworkInterfaceID.NotFound", "The networkInterface ID '%s' does not exist", id)
 	}
@@ -176,48 +172,6 @@ func (f *fakeRegion) instance(id string) (*vpc.Instance, error) {
 		return nil, no("InvalidInstanceID.NotFound", "The instance ID '%s' does not exist", id)
 	}
 	return new(*i), nil
-}
-
-func no(code, format string, args ...any) error {
-	kind := vpc.EC2Refused
-	switch code {
-	case "RequestLimitExceeded":
-		kind = vpc.EC2Throttled
-	case "InsufficientFreeAddressesInSubnet":
-		kind = vpc.EC2SubnetFull
-	case "UnauthorizedOperation":
-		kind = vpc.EC2Forbidden
-	}
-	return &vpc.EC2Error{Kind: kind, Code: code, Service: "EC2", Status: 400, Err: fmt.Errorf("%s: "+format, append([]any{code}, args...)...)}
-}
-
-// The ends of a call besides EC2's own answer.
-var (
-	errKilled     = errors.New("the controller was killed before the call")
-	errKilledLate = errors.New("the controller was killed after the call")
-	errLost       = &vpc.EC2Error{Kind: vpc.EC2Unknown, Err: errors.New("no answer")}
-)
-
-// fault is what befalls a call before EC2 gets it.
-func (f *fakeRegion) fault(mutates bool) error {
-	f.calls++
-	if f.rng.Float64() >= f.trouble {
-		return nil
-	}
-	switch f.rng.IntN(5) {
-	case 0:
-		return no("RequestLimitExceeded", "Request limit exceeded.")
-	case 1:
-		return &vpc.EC2Error{Kind: vpc.EC2NotSent, Err: errors.New("connection refused")}
-	case 2:
-		return errKilled
-	case 3:
-		return no("UnauthorizedOperation", "You are not authorized to perform this operation.")
-	}
-	if mutates && f.rng.IntN(2) == 0 {
-		return &vpc.EC2Error{Kind: vpc.EC2Unknown, Status: 503, Err: errors.New("Service Unavailable")}
-	}
-	return errLost
 }
 
 // mutate is a mutating call: its answer may be lost.

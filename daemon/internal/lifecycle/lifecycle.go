@@ -98,7 +98,8 @@ type Node struct {
 	// Reported: a daemon has written a status at least once. Protocol is its status.protocol; 0 is an old daemon.
 	Reported bool
 	Protocol int
-	// Lost: the slot's entry was in an ENINodeState that is no more (its UID has changed, or it is gone), so that an earlier report may be lost. The entry is written anew.
+	// Lost: the slot's entry was in an ENINodeState that is no more (its UID has changed, or it is gone). An earlier report may be lost with it.
+	// The entry is written anew.
 	Lost bool
 	// Released: status.released has this slot with this ENI, and the daemon wrote it after it had seen the present wish to release.
 	Released bool
@@ -210,6 +211,7 @@ type note struct {
 	reported, lost      bool
 	detaching, draining bool
 	attached            string
+	there               bool // a list shows the ENI, later than the last answer that did not know it
 	holders             string
 }
 

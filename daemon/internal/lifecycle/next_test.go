@@ -19,10 +19,12 @@ type scene struct {
 func ready() *scene {
 	s := slot()
 	at := t0.Add(-time.Minute)
-	eni := vpc.Interface{ID: "eni-1", SubnetID: "subnet-1", VPCID: "vpc-1", Status: "in-use", Groups: []string{"sg-1"}, SourceDestCheck: true, Tags: slots.Tags(s, "c"),
+	eni := vpc.Interface{ID: "eni-1", SubnetID: "subnet-1", VPCID: "vpc-1", Status: "in-use", Groups: []string{"sg-1"}, SourceDestCheck: true,
+		Tags:       slots.Tags(s, "c"),
 		Attachment: &vpc.Attachment{ID: "at-1", Instance: "i-1", DeviceIndex: 2, NetworkCard: 3, Status: "attached", DeleteOnTermination: true}}
 	return &scene{s: s,
-		o: Observed{Cluster: "c", Interfaces: []vpc.Interface{eni}, LookedAt: at, Instance: &vpc.Instance{ID: "i-1", State: "running"}, InstanceAt: at, PlannedAt: at, Wanted: true,
+		o: Observed{Cluster: "c", Interfaces: []vpc.Interface{eni}, LookedAt: at, Instance: &vpc.Instance{ID: "i-1", State: "running"}, InstanceAt: at,
+			PlannedAt: at, Wanted: true,
 			Node: Node{Exists: true, Ready: true, Since: at, Reported: true, Protocol: 1}},
 		m: Memory{Attempt: 1, Request: slots.Request(s, "c"), ENI: "eni-1", AttachmentID: "at-1", Phase: Attached},
 	}
@@ -39,120 +41,131 @@ func (c *scene) free() { c.eni().Attachment, c.eni().Status, c.m.AttachmentID = 
 // leaving: the slot is not wanted, and the daemon knows it.
 func (c *scene) leaving() { c.o.Wanted, c.m.drainingSince = false, t0.Add(-time.Hour) }
 
-func TestNext(t *testing.T) {
-	minute := func(n int) time.Time { return t0.Add(time.Duration(n) * time.Minute) }
-	for _, tt := range []struct {
-		name   string
-		change func(*scene)
-		do     Action
-		phase  Phase
-		reason string
-		at     time.Time
-		words  string
-	}{
-		// To an attached ENI.
-		{name: "all is well", phase: Attached, change: func(*scene) {}},
-		{name: "pods may have it", phase: Ready, change: func(c *scene) { c.o.Node.Device = "ready" }},
-		{name: "first a look", do: LookUp, phase: Attached, change: func(c *scene) { c.o.LookedAt = time.Time{} }},
-		{name: "a new slot is stored first", do: Store, phase: Creating, change: func(c *scene) { c.none() }},
-		{name: "other parameters are stored first", do: Store, phase: Creating, change: func(c *scene) { c.o.Interfaces, c.m = nil, Memory{Attempt: 1, Request: "old"} }},
-		{name: "then created", do: Create, phase: Creating, change: func(c *scene) { c.o.Interfaces, c.m.ENI = nil, "" }},
-		{name: "not before the instance is known", do: ReadInstance, phase: Wanted, change: func(c *scene) { c.none(); c.o.Instance = nil }},
-		{name: "not before the node is known", do: ReadNode, phase: Wanted, change: func(c *scene) { c.none(); c.o.PlannedAt = time.Time{} }},
-		{name: "not in a full instance", phase: Blocked, reason: slots.NoFreeInterface, words: "full", at: t0, do: ReadNode, change: func(c *scene) {
-			c.none()
-			c.o.Refused = &slots.Fault{Reason: slots.NoFreeInterface, Message: "full"}
-		}},
-		{name: "a full instance is not asked all the time", phase: Blocked, reason: slots.NoFreeInterface, at: minute(1), change: func(c *scene) {
-			c.none()
-			c.o.PlannedAt = t0
-			c.o.Refused = &slots.Fault{Reason: slots.NoFreeInterface, Message: "full"}
-		}},
-		{name: "not in a stopped instance", phase: Wanted, reason: InstanceNotRunning, words: "i-1 of node n is stopped", at: t0.Add(time.Minute), change: func(c *scene) {
+func minute(n int) time.Time { return t0.Add(time.Duration(n) * time.Minute) }
+
+var nextCases = []struct {
+	name   string
+	change func(*scene)
+	do     Action
+	phase  Phase
+	reason string
+	at     time.Time
+	words  string
+}{
+	// To an attached ENI.
+	{name: "all is well", phase: Attached, change: func(*scene) {}},
+	{name: "pods may have it", phase: Ready, change: func(c *scene) { c.o.Node.Device = "ready" }},
+	{name: "first a look", do: LookUp, phase: Attached, change: func(c *scene) { c.o.LookedAt = time.Time{} }},
+	{name: "a new slot is stored first", do: Store, phase: Creating, change: func(c *scene) { c.none() }},
+	{name: "other parameters are stored first", do: Store, phase: Creating,
+		change: func(c *scene) { c.o.Interfaces, c.m = nil, Memory{Attempt: 1, Request: "old"} }},
+	{name: "then created", do: Create, phase: Creating, change: func(c *scene) { c.o.Interfaces, c.m.ENI = nil, "" }},
+	{name: "not before the instance is known", do: ReadInstance, phase: Wanted, change: func(c *scene) { c.none(); c.o.Instance = nil }},
+	{name: "not before the node is known", do: ReadNode, phase: Wanted, change: func(c *scene) { c.none(); c.o.PlannedAt = time.Time{} }},
+	{name: "not in a full instance", phase: Blocked, reason: slots.NoFreeInterface, words: "full", at: t0, do: ReadNode, change: func(c *scene) {
+		c.none()
+		c.o.Refused = &slots.Fault{Reason: slots.NoFreeInterface, Message: "full"}
+	}},
+	{name: "a full instance is not asked all the time", phase: Blocked, reason: slots.NoFreeInterface, at: minute(1), change: func(c *scene) {
+		c.none()
+		c.o.PlannedAt = t0
+		c.o.Refused = &slots.Fault{Reason: slots.NoFreeInterface, Message: "full"}
+	}},
+	{name: "not in a stopped instance", phase: Wanted, reason: InstanceNotRunning, words: "i-1 of node n is stopped", at: t0.Add(time.Minute),
+		change: func(c *scene) {
 			c.none()
 			c.o.Instance.State, c.o.InstanceAt = "stopped", t0
 		}},
-		{name: "a stopped instance is read again", do: ReadInstance, phase: Wanted, reason: InstanceNotRunning, at: t0, change: func(c *scene) {
-			c.none()
-			c.o.Instance.State = "pending"
-		}},
-		{name: "not in an ended instance", phase: Wanted, reason: InstanceGone, words: "i-1", change: func(c *scene) { c.none(); c.o.Instance.State = "terminated" }},
-		{name: "not in an unknown instance", phase: Wanted, reason: InstanceGone, change: func(c *scene) { c.none(); c.o.Instance.State = "" }},
-		{name: "an external ENI is enough", phase: External, at: minute(9), change: func(c *scene) { c.none(); c.o.External = &vpc.Interface{ID: "eni-x"} }},
-		{name: "an ENI of the public controller gets the tags", do: Tag, phase: Creating, change: func(c *scene) {
-			delete(c.eni().Tags, slots.TagSlot)
-			c.m.Request = adopting
-		}},
-		{name: "it has the tags", phase: Attached, change: func(c *scene) { c.m.Request = adopting }},
-		{name: "an ENI of the public controller is stored first", do: Store, phase: Creating, change: func(c *scene) { c.none(); c.o.Adopt = &vpc.Interface{ID: "eni-x"} }},
-		{name: "a parked ENI is stored first", do: Store, phase: Creating, change: func(c *scene) { c.none(); c.o.Move = &vpc.Interface{ID: "eni-x"} }},
-		{name: "no parked ENI beside an open attempt", do: Create, phase: Creating, change: func(c *scene) {
-			c.o.Interfaces, c.m.ENI, c.o.Move = nil, "", &vpc.Interface{ID: "eni-x"}
-		}},
-		{name: "then it gets the tags", do: Tag, phase: Creating, change: func(c *scene) { c.free(); c.eni().Tags[slots.TagSlot], c.m.Request = "other", moving }},
-		{name: "the tag of another slot: look again", phase: Attached, at: t0.Add(-55 * time.Second), do: Describe, change: func(c *scene) {
-			c.eni().Tags[slots.TagSlot], c.m.settled = "other", t0.Add(time.Second)
-		}},
-		{name: "it is another slot's", do: Store, phase: Wanted, change: func(c *scene) { c.eni().Tags[slots.TagSlot] = "other" }},
-		{name: "found by its tag", do: Store, phase: Attaching, change: func(c *scene) { c.m = Memory{} }},
-		{name: "found, and free", do: Store, phase: Created, change: func(c *scene) { c.free(); c.m = Memory{} }},
-		{name: "attach", do: Attach, phase: Attaching, change: func(c *scene) { c.free() }},
-		{name: "attach only where there is room", do: ReadNode, at: t0, phase: Blocked, reason: slots.NoFreeInterface, change: func(c *scene) {
-			c.free()
-			c.o.Refused = &slots.Fault{Reason: slots.NoFreeInterface, Message: "full"}
-		}},
-		{name: "attach by a new plan", do: ReadNode, at: t0.Add(-time.Minute), phase: Created, change: func(c *scene) { c.free(); c.m.planAfter = t0 }},
-		{name: "attach after a new look at the instance", do: ReadInstance, phase: Created, change: func(c *scene) { c.free(); c.m.instanceAfter = t0 }},
-		{name: "termination", do: SetTermination, phase: Attaching, change: func(c *scene) { c.eni().Attachment.DeleteOnTermination = false }},
-		{name: "no termination", do: SetTermination, phase: Attaching, change: func(c *scene) { c.s.Options.DeleteOnTermination = false }},
-		{name: "termination at once", do: SetTermination, phase: Attaching, change: func(c *scene) { c.eni().Attachment = &vpc.Attachment{ID: "at-1", Instance: "i-1", Status: "attaching"} }},
-		{name: "source-dest-check", do: SetSourceDestCheck, phase: Attaching, change: func(c *scene) { c.s.Options.SourceDestCheck = new(false) }},
-		{name: "source-dest-check is as wanted", phase: Attached, change: func(c *scene) { c.s.Options.SourceDestCheck = new(true) }},
-		{name: "nobody asks for source-dest-check", phase: Attached, change: func(c *scene) { c.eni().SourceDestCheck = false }},
-		{name: "groups", do: SetGroups, phase: Attaching, change: func(c *scene) { c.s.Groups = []string{"sg-1", "sg-2"} }},
-		{name: "attaching", do: Describe, at: t0.Add(-time.Hour), phase: Attaching, change: func(c *scene) { c.eni().Attachment.Status, c.m.own.at = "attaching", t0.Add(-time.Hour-time.Second/2) }},
-		{name: "attaching, and asked", at: t0.Add(time.Second), phase: Attaching, change: func(c *scene) { c.eni().Attachment.Status, c.m.describedAt, c.m.polls = "attaching", t0, 1 }},
-		{name: "detached by a person", do: Describe, at: t0.Add(-time.Minute + time.Second/2), phase: Detaching, change: func(c *scene) {
-			c.eni().Attachment.Status, c.m.describedAt = "detaching", t0.Add(-time.Minute)
-		}},
-		{name: "attached elsewhere", phase: Blocked, reason: AttachedElsewhere, words: "eni-1 of NodeENI e is attached to i-2, not to i-1", at: minute(4), change: func(c *scene) {
+	{name: "a stopped instance is read again", do: ReadInstance, phase: Wanted, reason: InstanceNotRunning, at: t0, change: func(c *scene) {
+		c.none()
+		c.o.Instance.State = "pending"
+	}},
+	{name: "not in an ended instance", phase: Wanted, reason: InstanceGone, words: "i-1", change: func(c *scene) { c.none(); c.o.Instance.State = "terminated" }},
+	{name: "not in an unknown instance", phase: Wanted, reason: InstanceGone, change: func(c *scene) { c.none(); c.o.Instance.State = "" }},
+	{name: "an external ENI is enough", phase: External, at: minute(9), change: func(c *scene) { c.none(); c.o.External = &vpc.Interface{ID: "eni-x"} }},
+	{name: "an ENI of the public controller gets the tags", do: Tag, phase: Creating, change: func(c *scene) {
+		delete(c.eni().Tags, slots.TagSlot)
+		c.m.Request = adopting
+	}},
+	{name: "it has the tags", phase: Attached, change: func(c *scene) { c.m.Request = adopting }},
+	{name: "an ENI of the public controller is stored first", do: Store, phase: Creating,
+		change: func(c *scene) { c.none(); c.o.Adopt = &vpc.Interface{ID: "eni-x"} }},
+	{name: "a parked ENI is stored first", do: Store, phase: Creating, change: func(c *scene) { c.none(); c.o.Move = &vpc.Interface{ID: "eni-x"} }},
+	{name: "no parked ENI beside an open attempt", do: Create, phase: Creating, change: func(c *scene) {
+		c.o.Interfaces, c.m.ENI, c.o.Move = nil, "", &vpc.Interface{ID: "eni-x"}
+	}},
+	{name: "then it gets the tags", do: Tag, phase: Creating, change: func(c *scene) { c.free(); c.eni().Tags[slots.TagSlot], c.m.Request = "other", moving }},
+	{name: "the tag of another slot: look again", phase: Attached, at: t0.Add(-55 * time.Second), do: Describe, change: func(c *scene) {
+		c.eni().Tags[slots.TagSlot], c.m.settled = "other", t0.Add(time.Second)
+	}},
+	{name: "it is another slot's", do: Store, phase: Wanted, change: func(c *scene) { c.eni().Tags[slots.TagSlot] = "other" }},
+	{name: "found by its tag", do: Store, phase: Attaching, change: func(c *scene) { c.m = Memory{} }},
+	{name: "found, and free", do: Store, phase: Created, change: func(c *scene) { c.free(); c.m = Memory{} }},
+	{name: "attach", do: Attach, phase: Attaching, change: func(c *scene) { c.free() }},
+	{name: "attach only where there is room", do: ReadNode, at: t0, phase: Blocked, reason: slots.NoFreeInterface, change: func(c *scene) {
+		c.free()
+		c.o.Refused = &slots.Fault{Reason: slots.NoFreeInterface, Message: "full"}
+	}},
+	{name: "attach by a new plan", do: ReadNode, at: t0.Add(-time.Minute), phase: Created, change: func(c *scene) { c.free(); c.m.planAfter = t0 }},
+	{name: "attach after a new look at the instance", do: ReadInstance, phase: Created, change: func(c *scene) { c.free(); c.m.instanceAfter = t0 }},
+	{name: "termination", do: SetTermination, phase: Attaching, change: func(c *scene) { c.eni().Attachment.DeleteOnTermination = false }},
+	{name: "no termination", do: SetTermination, phase: Attaching, change: func(c *scene) { c.s.Options.DeleteOnTermination = false }},
+	{name: "termination at once", do: SetTermination, phase: Attaching,
+		change: func(c *scene) { c.eni().Attachment = &vpc.Attachment{ID: "at-1", Instance: "i-1", Status: "attaching"} }},
+	{name: "source-dest-check", do: SetSourceDestCheck, phase: Attaching, change: func(c *scene) { c.s.Options.SourceDestCheck = new(false) }},
+	{name: "source-dest-check is as wanted", phase: Attached, change: func(c *scene) { c.s.Options.SourceDestCheck = new(true) }},
+	{name: "nobody asks for source-dest-check", phase: Attached, change: func(c *scene) { c.eni().SourceDestCheck = false }},
+	{name: "groups", do: SetGroups, phase: Attaching, change: func(c *scene) { c.s.Groups = []string{"sg-1", "sg-2"} }},
+	{name: "attaching", do: Describe, at: t0.Add(-time.Hour), phase: Attaching,
+		change: func(c *scene) { c.eni().Attachment.Status, c.m.own.at = "attaching", t0.Add(-time.Hour-time.Second/2) }},
+	{name: "attaching, and asked", at: t0.Add(time.Second), phase: Attaching,
+		change: func(c *scene) { c.eni().Attachment.Status, c.m.describedAt, c.m.polls = "attaching", t0, 1 }},
+	{name: "detached by a person", do: Describe, at: t0.Add(-time.Minute + time.Second/2), phase: Detaching, change: func(c *scene) {
+		c.eni().Attachment.Status, c.m.describedAt = "detaching", t0.Add(-time.Minute)
+	}},
+	{name: "attached elsewhere", phase: Blocked, reason: AttachedElsewhere, words: "eni-1 of NodeENI e is attached to i-2, not to i-1", at: minute(4),
+		change: func(c *scene) {
 			c.eni().Attachment.Instance = "i-2"
 		}},
-		{name: "attached elsewhere, again", do: Describe, phase: Blocked, reason: AttachedElsewhere, at: t0, change: func(c *scene) {
-			c.eni().Attachment.Instance, c.o.LookedAt = "i-2", minute(-5)
-		}},
-		{name: "missing", do: Describe, phase: Attached, change: func(c *scene) { c.o.Interfaces = nil }},
-		{name: "unclear: by id", do: Describe, phase: Attached, change: func(c *scene) { c.m.lookAfter = t0 }},
-		{name: "unclear: by tag", do: LookUp, phase: Creating, change: func(c *scene) { c.none(); c.m.lookAfter, c.m.Phase = t0, Creating }},
-		{name: "clear again", phase: Attached, change: func(c *scene) { c.m.lookAfter, c.m.describedAt = t0.Add(-time.Second), t0 }},
-		{name: "a free twin goes", do: Delete, phase: Attached, change: func(c *scene) {
-			c.o.Interfaces = append(c.o.Interfaces, vpc.Interface{ID: "eni-0", Status: "available", Tags: c.eni().Tags})
-		}},
-		{name: "an attached twin stays", phase: Attached, change: func(c *scene) {
-			twin := *c.eni()
-			twin.ID = "eni-2"
-			c.o.Interfaces = append(c.o.Interfaces, twin)
-		}},
-		{name: "of two free ones the known one stays", do: Delete, phase: Attached, words: "eni-0", change: func(c *scene) {
-			c.free()
-			c.o.Interfaces = append(c.o.Interfaces, vpc.Interface{ID: "eni-0", Status: "available", Tags: c.eni().Tags})
-		}},
-		{name: "other parameters: the ENI may still appear", phase: Creating, at: t0.Add(5 * time.Second), change: func(c *scene) {
-			c.o.Interfaces, c.m.ENI, c.m.mismatch, c.o.LookedAt = nil, "", t0, t0
-		}},
-		{name: "other parameters: look", do: LookUp, phase: Creating, at: t0, change: func(c *scene) {
-			c.o.Interfaces, c.m.ENI, c.m.mismatch, c.o.LookedAt = nil, "", t0.Add(-30*time.Second), t0.Add(-time.Second)
-		}},
-		{name: "other parameters: the next attempt", do: Store, phase: Creating, change: func(c *scene) {
-			c.o.Interfaces, c.m.ENI, c.m.mismatch, c.o.LookedAt = nil, "", t0.Add(-30*time.Second), t0
-		}},
-		{name: "not yet again", phase: Blocked, reason: SubnetFull, words: "full", at: minute(1), change: func(c *scene) {
-			c.o.Interfaces, c.m.ENI, c.m.Failed, c.m.RetryAt = nil, "", Create, minute(1)
-			c.m.Phase, c.m.Reason, c.m.Message = Blocked, SubnetFull, "full"
-		}},
-		{name: "again", do: Create, phase: Creating, change: func(c *scene) { c.o.Interfaces, c.m.ENI, c.m.Failed, c.m.RetryAt = nil, "", Create, t0 }},
-		{name: "another step need not wait", do: Create, phase: Creating, change: func(c *scene) { c.o.Interfaces, c.m.ENI, c.m.Failed, c.m.RetryAt = nil, "", Attach, minute(1) }},
-	} {
+	{name: "attached elsewhere, again", do: Describe, phase: Blocked, reason: AttachedElsewhere, at: t0, change: func(c *scene) {
+		c.eni().Attachment.Instance, c.o.LookedAt = "i-2", minute(-5)
+	}},
+	{name: "missing", do: Describe, phase: Attached, change: func(c *scene) { c.o.Interfaces = nil }},
+	{name: "unclear: by id", do: Describe, phase: Attached, change: func(c *scene) { c.m.lookAfter = t0 }},
+	{name: "unclear: by tag", do: LookUp, phase: Creating, change: func(c *scene) { c.none(); c.m.lookAfter, c.m.Phase = t0, Creating }},
+	{name: "clear again", phase: Attached, change: func(c *scene) { c.m.lookAfter, c.m.describedAt = t0.Add(-time.Second), t0 }},
+	{name: "a free twin goes", do: Delete, phase: Attached, change: func(c *scene) {
+		c.o.Interfaces = append(c.o.Interfaces, vpc.Interface{ID: "eni-0", Status: "available", Tags: c.eni().Tags})
+	}},
+	{name: "an attached twin stays", phase: Attached, change: func(c *scene) {
+		twin := *c.eni()
+		twin.ID = "eni-2"
+		c.o.Interfaces = append(c.o.Interfaces, twin)
+	}},
+	{name: "of two free ones the known one stays", do: Delete, phase: Attached, words: "eni-0", change: func(c *scene) {
+		c.free()
+		c.o.Interfaces = append(c.o.Interfaces, vpc.Interface{ID: "eni-0", Status: "available", Tags: c.eni().Tags})
+	}},
+	{name: "other parameters: the ENI may still appear", phase: Creating, at: t0.Add(5 * time.Second), change: func(c *scene) {
+		c.o.Interfaces, c.m.ENI, c.m.mismatch, c.o.LookedAt = nil, "", t0, t0
+	}},
+	{name: "other parameters: look", do: LookUp, phase: Creating, at: t0, change: func(c *scene) {
+		c.o.Interfaces, c.m.ENI, c.m.mismatch, c.o.LookedAt = nil, "", t0.Add(-30*time.Second), t0.Add(-time.Second)
+	}},
+	{name: "other parameters: the next attempt", do: Store, phase: Creating, change: func(c *scene) {
+		c.o.Interfaces, c.m.ENI, c.m.mismatch, c.o.LookedAt = nil, "", t0.Add(-30*time.Second), t0
+	}},
+	{name: "not yet again", phase: Blocked, reason: SubnetFull, words: "full", at: minute(1), change: func(c *scene) {
+		c.o.Interfaces, c.m.ENI, c.m.Failed, c.m.RetryAt = nil, "", Create, minute(1)
+		c.m.Phase, c.m.Reason, c.m.Message = Blocked, SubnetFull, "full"
+	}},
+	{name: "again", do: Create, phase: Creating, change: func(c *scene) { c.o.Interfaces, c.m.ENI, c.m.Failed, c.m.RetryAt = nil, "", Create, t0 }},
+	{name: "another step need not wait", do: Create, phase: Creating,
+		change: func(c *scene) { c.o.Interfaces, c.m.ENI, c.m.Failed, c.m.RetryAt = nil, "", Attach, minute(1) }},
+}
+
+func TestNext(t *testing.T) {
+	for _, tt := range nextCases {
 		t.Run(tt.name, func(t *testing.T) {
 			c := ready()
 			tt.change(c)
@@ -177,106 +190,111 @@ func checkStep(t *testing.T, st Step, do Action, phase Phase, reason string, at 
 	}
 }
 
-func TestNextReleases(t *testing.T) {
-	for _, tt := range []struct {
-		name   string
-		change func(*scene)
-		do     Action
-		phase  Phase
-		reason string
-		at     time.Time
-		words  string
-	}{
-		{name: "the daemon is told first", do: Store, phase: Draining, change: func(c *scene) { c.m.drainingSince = time.Time{}; c.o.Node.Released = true }},
-		{name: "it drains", phase: Draining, change: func(*scene) {}},
-		{name: "pods have it", phase: Draining, reason: DeviceInUse, words: "in use by a/b, a/c", change: func(c *scene) { c.o.Node.Holders = []string{"a/b", "a/c"} }},
-		{name: "pods have it, whatever the daemon has said", phase: Draining, reason: DeviceInUse, change: func(c *scene) {
-			c.o.Node.Holders, c.o.Node.Released = []string{"a/b"}, true
-		}},
-		{name: "released", do: Detach, phase: Detaching, words: "eni-1", change: func(c *scene) { c.o.Node.Released = true }},
-		{name: "released, and then the node was lost", do: Detach, phase: Detaching, change: func(c *scene) { c.o.Node.Released, c.o.Node.Ready = true, false }},
-		{name: "the instance is read first", do: ReadInstance, phase: Draining, change: func(c *scene) { c.o.Node.Released, c.o.Instance = true, nil }},
-		{name: "the node is not Ready", phase: Draining, reason: WaitingForNode, words: "n is not Ready", change: func(c *scene) { c.o.Node.Ready = false }},
-		{name: "there is no node", phase: Draining, reason: WaitingForNode, words: "does not exist", change: func(c *scene) { c.o.Node.Exists = false }},
-		{name: "an old daemon", phase: Draining, reason: DaemonTooOld, words: "--attachments-from=controller", change: func(c *scene) { c.o.Node.Protocol = 0 }},
-		{name: "no daemon yet", phase: Draining, reason: WaitingForNode, at: t0.Add(time.Second), words: "no daemon has reported", change: func(c *scene) {
-			c.o.Node = Node{Exists: true, Ready: true, Since: t0.Add(time.Second - 5*time.Minute)}
-		}},
-		{name: "no daemon, and the node is not Ready", phase: Draining, reason: WaitingForNode, at: t0.Add(time.Second), words: "not Ready, and no daemon", change: func(c *scene) {
+var releaseCases = []struct {
+	name   string
+	change func(*scene)
+	do     Action
+	phase  Phase
+	reason string
+	at     time.Time
+	words  string
+}{
+	{name: "the daemon is told first", do: Store, phase: Draining, change: func(c *scene) { c.m.drainingSince = time.Time{}; c.o.Node.Released = true }},
+	{name: "it drains", phase: Draining, change: func(*scene) {}},
+	{name: "pods have it", phase: Draining, reason: DeviceInUse, words: "in use by a/b, a/c",
+		change: func(c *scene) { c.o.Node.Holders = []string{"a/b", "a/c"} }},
+	{name: "pods have it, whatever the daemon has said", phase: Draining, reason: DeviceInUse, change: func(c *scene) {
+		c.o.Node.Holders, c.o.Node.Released = []string{"a/b"}, true
+	}},
+	{name: "released", do: Detach, phase: Detaching, words: "eni-1", change: func(c *scene) { c.o.Node.Released = true }},
+	{name: "released, and then the node was lost", do: Detach, phase: Detaching, change: func(c *scene) { c.o.Node.Released, c.o.Node.Ready = true, false }},
+	{name: "the instance is read first", do: ReadInstance, phase: Draining, change: func(c *scene) { c.o.Node.Released, c.o.Instance = true, nil }},
+	{name: "the node is not Ready", phase: Draining, reason: WaitingForNode, words: "n is not Ready", change: func(c *scene) { c.o.Node.Ready = false }},
+	{name: "there is no node", phase: Draining, reason: WaitingForNode, words: "does not exist", change: func(c *scene) { c.o.Node.Exists = false }},
+	{name: "an old daemon", phase: Draining, reason: DaemonTooOld, words: "--attachments-from=controller", change: func(c *scene) { c.o.Node.Protocol = 0 }},
+	{name: "no daemon yet", phase: Draining, reason: WaitingForNode, at: t0.Add(time.Second), words: "no daemon has reported", change: func(c *scene) {
+		c.o.Node = Node{Exists: true, Ready: true, Since: t0.Add(time.Second - 5*time.Minute)}
+	}},
+	{name: "no daemon, and the node is not Ready", phase: Draining, reason: WaitingForNode, at: t0.Add(time.Second), words: "not Ready, and no daemon",
+		change: func(c *scene) {
 			c.o.Node = Node{Exists: true, Since: t0.Add(time.Second - 5*time.Minute)}
 		}},
-		{name: "no daemon has ever reported", do: Detach, phase: Detaching, change: func(c *scene) { c.o.Node = Node{Exists: true, Since: t0.Add(-5 * time.Minute)} }},
-		{name: "it counts from the wish", phase: Draining, reason: WaitingForNode, at: t0.Add(time.Minute), change: func(c *scene) {
-			c.o.Node, c.m.drainingSince = Node{Exists: true, Ready: true, Since: t0.Add(-time.Hour)}, t0.Add(-4*time.Minute)
-		}},
-		{name: "a found ENI is never taken so", phase: Draining, reason: WaitingForNode, words: "was found", change: func(c *scene) {
-			c.o.Node, c.m.Found = Node{Exists: true, Ready: true}, true
-		}},
-		{name: "nor one with a lost report", phase: Draining, reason: WaitingForNode, words: "was found", change: func(c *scene) {
-			c.o.Node, c.m.reported = Node{Exists: true, Ready: true}, true
-		}},
-		{name: "nor one with a lost entry, which is written anew", do: Store, phase: Draining, change: func(c *scene) {
-			c.o.Node = Node{Exists: true, Ready: true, Lost: true}
-		}},
-		{name: "stopped", phase: Draining, reason: InstanceNotRunning, at: t0.Add(time.Minute), words: "is stopped", change: func(c *scene) {
-			c.o.Node.Released, c.o.Instance.State, c.o.InstanceAt = true, "stopped", t0
-		}},
-		{name: "stopped, and asked again", do: ReadInstance, phase: Draining, reason: InstanceNotRunning, change: func(c *scene) { c.o.Instance.State = "stopping" }},
-		{name: "shutting down: EC2 does it", do: Describe, phase: Detaching, reason: InstanceGone, change: func(c *scene) {
-			c.o.Node.Released, c.o.Instance.State = true, "shutting-down"
-		}},
-		{name: "terminated: asked each minute at last", phase: Detaching, reason: InstanceGone, at: t0.Add(time.Minute), change: func(c *scene) {
-			c.o.Instance.State, c.m.describedAt, c.m.polls = "terminated", t0, 20
-		}},
-		{name: "an unknown instance", do: Describe, phase: Detaching, reason: InstanceGone, change: func(c *scene) { c.o.Instance, c.m.instanceGone = nil, true }},
-		{name: "detaching", phase: Detaching, at: t0.Add(time.Second / 2), change: func(c *scene) { c.eni().Attachment.Status, c.m.describedAt = "detaching", t0 }},
-		{name: "detaching: asked each 15 s at last", phase: Detaching, at: t0.Add(15 * time.Second), change: func(c *scene) {
-			c.eni().Attachment.Status, c.m.describedAt, c.m.polls, c.m.detachingSince = "detaching", t0, 20, t0.Add(time.Second-15*time.Minute)
-		}},
-		{name: "stuck", phase: Detaching, reason: DetachStuck, at: t0.Add(time.Minute), words: "--force-detach-after is 0s", change: func(c *scene) {
-			c.eni().Attachment.Status, c.m.describedAt, c.m.polls, c.m.detachingSince = "detaching", t0, 20, t0.Add(-15*time.Minute)
-			c.o.Node.Released = true
-		}},
-		{name: "force", do: ForceDetach, phase: Detaching, reason: DetachStuck, change: func(c *scene) {
-			c.eni().Attachment.Status, c.m.detachingSince = "detaching", t0.Add(-20*time.Minute)
-			c.o.Node.Released, c.o.ForceAfter = true, 20*time.Minute
-		}},
-		{name: "no force too early", do: Describe, phase: Detaching, reason: DetachStuck, change: func(c *scene) {
-			c.eni().Attachment.Status, c.m.detachingSince = "detaching", t0.Add(time.Second-20*time.Minute)
-			c.o.Node.Released, c.o.ForceAfter = true, 20*time.Minute
-		}},
-		{name: "no force without released", do: Describe, phase: Detaching, reason: DetachStuck, change: func(c *scene) {
-			c.eni().Attachment.Status, c.m.detachingSince, c.o.ForceAfter = "detaching", t0.Add(-20*time.Minute), 20*time.Minute
-		}},
-		{name: "no force against pods", do: Describe, phase: Detaching, reason: DetachStuck, change: func(c *scene) {
-			c.eni().Attachment.Status, c.m.detachingSince, c.o.ForceAfter = "detaching", t0.Add(-20*time.Minute), 20*time.Minute
-			c.o.Node.Released, c.o.Node.Holders = true, []string{"a/b"}
-		}},
-		{name: "attached elsewhere: hands off", phase: Blocked, reason: AttachedElsewhere, at: t0.Add(4 * time.Minute), change: func(c *scene) {
-			c.eni().Attachment.Instance, c.o.Node.Released = "i-2", true
-		}},
-		{name: "free", do: Delete, phase: Deleting, words: "eni-1", change: func(c *scene) { c.free() }},
-		{name: "a detached attachment is none", do: Delete, phase: Deleting, change: func(c *scene) { c.eni().Attachment.Status = "detached" }},
-		{name: "parked", phase: Parked, change: func(c *scene) { c.free(); c.o.Park, c.o.Instance.State = true, "terminated" }},
-		{name: "parked, once the instance is known", do: ReadInstance, phase: Detaching, change: func(c *scene) { c.free(); c.o.Park, c.o.Instance = true, nil }},
-		{name: "not parked while the instance runs", do: Delete, phase: Deleting, change: func(c *scene) { c.free(); c.o.Park = true }},
-		{name: "an ENI of the public controller, not taken yet", do: Store, phase: Wanted, change: func(c *scene) {
-			delete(c.eni().Tags, slots.TagSlot)
-			c.m.Request = adopting
-		}},
-		{name: "an ENI of the public controller, maybe taken", phase: Attached, at: t0.Add(5 * time.Second), change: func(c *scene) {
-			delete(c.eni().Tags, slots.TagSlot)
-			c.m.Request, c.m.settled, c.o.LookedAt = adopting, t0.Add(time.Minute), t0
-		}},
-		{name: "missing", do: Describe, phase: Attached, change: func(c *scene) { c.o.Interfaces = nil }},
-		{name: "nothing, and an answer may be lost", phase: Deleting, at: t0.Add(4 * time.Second), change: func(c *scene) {
-			c.o.Interfaces, c.m.ENI, c.m.settled, c.o.LookedAt = nil, "", t0.Add(4*time.Second), t0
-		}},
-		{name: "nothing for sure", do: Drop, phase: Attached, change: func(c *scene) { c.o.Interfaces, c.m.ENI, c.m.settled = nil, "", t0.Add(-time.Minute) }},
-		{name: "nothing was asked for", do: Drop, change: func(c *scene) { c.none(); c.m.settled = t0.Add(time.Hour) }},
-		{name: "deleted, whatever a late answer says", do: Drop, change: func(c *scene) { c.m = Memory{gone: "eni-1"} }},
-		{name: "abandoned", do: Drop, phase: Attached, reason: Abandoned, words: "eni-1", change: func(c *scene) { c.o.Abandoned, c.o.LookedAt = true, time.Time{} }},
-	} {
+	{name: "no daemon has ever reported", do: Detach, phase: Detaching,
+		change: func(c *scene) { c.o.Node = Node{Exists: true, Since: t0.Add(-5 * time.Minute)} }},
+	{name: "it counts from the wish", phase: Draining, reason: WaitingForNode, at: t0.Add(time.Minute), change: func(c *scene) {
+		c.o.Node, c.m.drainingSince = Node{Exists: true, Ready: true, Since: t0.Add(-time.Hour)}, t0.Add(-4*time.Minute)
+	}},
+	{name: "a found ENI is never taken so", phase: Draining, reason: WaitingForNode, words: "was found", change: func(c *scene) {
+		c.o.Node, c.m.Found = Node{Exists: true, Ready: true}, true
+	}},
+	{name: "nor one with a lost report", phase: Draining, reason: WaitingForNode, words: "was found", change: func(c *scene) {
+		c.o.Node, c.m.reported = Node{Exists: true, Ready: true}, true
+	}},
+	{name: "nor one with a lost entry, which is written anew", do: Store, phase: Draining, change: func(c *scene) {
+		c.o.Node = Node{Exists: true, Ready: true, Lost: true}
+	}},
+	{name: "stopped", phase: Draining, reason: InstanceNotRunning, at: t0.Add(time.Minute), words: "is stopped", change: func(c *scene) {
+		c.o.Node.Released, c.o.Instance.State, c.o.InstanceAt = true, "stopped", t0
+	}},
+	{name: "stopped, and asked again", do: ReadInstance, phase: Draining, reason: InstanceNotRunning, change: func(c *scene) { c.o.Instance.State = "stopping" }},
+	{name: "shutting down: EC2 does it", do: Describe, phase: Detaching, reason: InstanceGone, change: func(c *scene) {
+		c.o.Node.Released, c.o.Instance.State = true, "shutting-down"
+	}},
+	{name: "terminated: asked each minute at last", phase: Detaching, reason: InstanceGone, at: t0.Add(time.Minute), change: func(c *scene) {
+		c.o.Instance.State, c.m.describedAt, c.m.polls = "terminated", t0, 20
+	}},
+	{name: "an unknown instance", do: Describe, phase: Detaching, reason: InstanceGone, change: func(c *scene) { c.o.Instance, c.m.instanceGone = nil, true }},
+	{name: "detaching", phase: Detaching, at: t0.Add(time.Second / 2), change: func(c *scene) { c.eni().Attachment.Status, c.m.describedAt = "detaching", t0 }},
+	{name: "detaching: asked each 15 s at last", phase: Detaching, at: t0.Add(15 * time.Second), change: func(c *scene) {
+		c.eni().Attachment.Status, c.m.describedAt, c.m.polls, c.m.detachingSince = "detaching", t0, 20, t0.Add(time.Second-15*time.Minute)
+	}},
+	{name: "stuck", phase: Detaching, reason: DetachStuck, at: t0.Add(time.Minute), words: "--force-detach-after is 0s", change: func(c *scene) {
+		c.eni().Attachment.Status, c.m.describedAt, c.m.polls, c.m.detachingSince = "detaching", t0, 20, t0.Add(-15*time.Minute)
+		c.o.Node.Released = true
+	}},
+	{name: "force", do: ForceDetach, phase: Detaching, reason: DetachStuck, change: func(c *scene) {
+		c.eni().Attachment.Status, c.m.detachingSince = "detaching", t0.Add(-20*time.Minute)
+		c.o.Node.Released, c.o.ForceAfter = true, 20*time.Minute
+	}},
+	{name: "no force too early", do: Describe, phase: Detaching, reason: DetachStuck, change: func(c *scene) {
+		c.eni().Attachment.Status, c.m.detachingSince = "detaching", t0.Add(time.Second-20*time.Minute)
+		c.o.Node.Released, c.o.ForceAfter = true, 20*time.Minute
+	}},
+	{name: "no force without released", do: Describe, phase: Detaching, reason: DetachStuck, change: func(c *scene) {
+		c.eni().Attachment.Status, c.m.detachingSince, c.o.ForceAfter = "detaching", t0.Add(-20*time.Minute), 20*time.Minute
+	}},
+	{name: "no force against pods", do: Describe, phase: Detaching, reason: DetachStuck, change: func(c *scene) {
+		c.eni().Attachment.Status, c.m.detachingSince, c.o.ForceAfter = "detaching", t0.Add(-20*time.Minute), 20*time.Minute
+		c.o.Node.Released, c.o.Node.Holders = true, []string{"a/b"}
+	}},
+	{name: "attached elsewhere: hands off", phase: Blocked, reason: AttachedElsewhere, at: t0.Add(4 * time.Minute), change: func(c *scene) {
+		c.eni().Attachment.Instance, c.o.Node.Released = "i-2", true
+	}},
+	{name: "free", do: Delete, phase: Deleting, words: "eni-1", change: func(c *scene) { c.free() }},
+	{name: "a detached attachment is none", do: Delete, phase: Deleting, change: func(c *scene) { c.eni().Attachment.Status = "detached" }},
+	{name: "parked", phase: Parked, change: func(c *scene) { c.free(); c.o.Park, c.o.Instance.State = true, "terminated" }},
+	{name: "parked, once the instance is known", do: ReadInstance, phase: Detaching, change: func(c *scene) { c.free(); c.o.Park, c.o.Instance = true, nil }},
+	{name: "not parked while the instance runs", do: Delete, phase: Deleting, change: func(c *scene) { c.free(); c.o.Park = true }},
+	{name: "an ENI of the public controller, not taken yet", do: Store, phase: Wanted, change: func(c *scene) {
+		delete(c.eni().Tags, slots.TagSlot)
+		c.m.Request = adopting
+	}},
+	{name: "an ENI of the public controller, maybe taken", phase: Attached, at: t0.Add(5 * time.Second), change: func(c *scene) {
+		delete(c.eni().Tags, slots.TagSlot)
+		c.m.Request, c.m.settled, c.o.LookedAt = adopting, t0.Add(time.Minute), t0
+	}},
+	{name: "missing", do: Describe, phase: Attached, change: func(c *scene) { c.o.Interfaces = nil }},
+	{name: "nothing, and an answer may be lost", phase: Deleting, at: t0.Add(4 * time.Second), change: func(c *scene) {
+		c.o.Interfaces, c.m.ENI, c.m.settled, c.o.LookedAt = nil, "", t0.Add(4*time.Second), t0
+	}},
+	{name: "nothing for sure", do: Drop, phase: Attached, change: func(c *scene) { c.o.Interfaces, c.m.ENI, c.m.settled = nil, "", t0.Add(-time.Minute) }},
+	{name: "nothing was asked for", do: Drop, change: func(c *scene) { c.none(); c.m.settled = t0.Add(time.Hour) }},
+	{name: "deleted, whatever a late answer says", do: Drop, change: func(c *scene) { c.m = Memory{gone: "eni-1"} }},
+	{name: "abandoned", do: Drop, phase: Attached, reason: Abandoned, words: "eni-1", change: func(c *scene) { c.o.Abandoned, c.o.LookedAt = true, time.Time{} }},
+}
+
+func TestNextReleases(t *testing.T) {
+	for _, tt := range releaseCases {
 		t.Run(tt.name, func(t *testing.T) {
 			c := ready()
 			c.leaving()

@@ -42,8 +42,9 @@ type fakeWorld struct {
 func newFakeWorld(seed uint64) *fakeWorld {
 	w := &fakeWorld{rng: rand.New(rand.NewPCG(seed, 22))}
 	w.region = &fakeRegion{
-		now: time.Unix(1_800_000_000, 0), rng: w.rng, enis: map[string]*fakeENI{}, tokens: map[string]fakeToken{}, instances: map[string]*vpc.Instance{},
-		say: w.say, broken: w.broken, held: w.held, lagging: true, trouble: float64(w.rng.IntN(3)) * 0.06,
+		now: time.Unix(1_800_000_000, 0), rng: w.rng, enis: map[string]*fakeENI{}, tokens: map[string]fakeToken{}, flapped: map[string]bool{},
+		instances: map[string]*vpc.Instance{},
+		say:       w.say, broken: w.broken, held: w.held, lagging: true, trouble: float64(w.rng.IntN(3)) * 0.06,
 	}
 	w.cluster = &fakeCluster{rng: w.rng, nodeENIs: map[string]*v1alpha1.NodeENI{}, nodes: map[string]*fakeNode{}, trouble: w.region.trouble / 2}
 	w.adopt = w.rng.IntN(4) == 0

@@ -23,7 +23,7 @@ type World struct {
 	Held map[string]bool
 	// Parking are the NodeENIs, by UID, whose ENIs outlive their instances, each with its subnets.
 	Parking map[string]map[string]bool
-	// Instances are those of all Nodes.
+	// Instances are the ids of all Nodes' instances.
 	Instances map[string]bool
 }
 
@@ -31,7 +31,7 @@ type World struct {
 type Leaks struct {
 	// Delete are due in this round.
 	Delete []vpc.Interface
-	// Report are those, those seen too lately, and those of the public controller without a cluster's tag.
+	// Report are these, leaks seen too lately, and ENIs of the public controller without a cluster's tag.
 	Report []vpc.Interface
 	// Parked wait for the next node of their NodeENI.
 	Parked []vpc.Interface
@@ -73,7 +73,7 @@ func (w World) parked(e vpc.Interface) bool {
 	return w.Parking[e.Tags[slots.TagNodeENI]][e.SubnetID] && !w.Instances[e.Tags[slots.TagInstance]]
 }
 
-// Moves gives each parked ENI to one wanted slot without an ENI, in a stable order. The slots are those that may create one.
+// Moves gives each parked ENI to one wanted slot without an ENI, in a stable order. Each slot may also create one.
 func Moves(parked []vpc.Interface, wanted []slots.Slot) map[slots.ID]vpc.Interface {
 	moves := map[slots.ID]vpc.Interface{}
 	free := slices.SortedFunc(slices.Values(parked), func(a, b vpc.Interface) int { return cmp.Compare(a.ID, b.ID) })

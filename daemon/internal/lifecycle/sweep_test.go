@@ -28,7 +28,8 @@ func leak(id string, change func(*vpc.Interface)) vpc.Interface {
 }
 
 func TestFindLeaks(t *testing.T) {
-	w := World{Cluster: "c", Live: map[slots.ID]bool{"live": true}, Held: map[string]bool{"held": true}, Parking: map[string]map[string]bool{"u": {"subnet-2": true}},
+	w := World{Cluster: "c", Live: map[slots.ID]bool{"live": true}, Held: map[string]bool{"held": true},
+		Parking:   map[string]map[string]bool{"u": {"subnet-2": true}},
 		Instances: map[string]bool{"i-9": true}}
 	tag := func(key, value string) func(*vpc.Interface) { return func(e *vpc.Interface) { e.Tags[key] = value } }
 	public := func(e *vpc.Interface) {
@@ -97,7 +98,8 @@ func TestMoves(t *testing.T) {
 		leak("eni-4", func(e *vpc.Interface) { e.Tags[slots.TagNodeENI] = "v" }),
 	}
 	wanted := []slots.Slot{
-		want("d", func(*slots.Slot) {}), want("c", func(*slots.Slot) {}), want("b", func(*slots.Slot) {}), want("a", func(s *slots.Slot) { s.Options.DeleteOnTermination = true }),
+		want("d", func(*slots.Slot) {}), want("c", func(*slots.Slot) {}), want("b", func(*slots.Slot) {}), want("a",
+			func(s *slots.Slot) { s.Options.DeleteOnTermination = true }),
 		want("e", func(s *slots.Slot) { s.Subnet = "subnet-3" }), want("f", func(s *slots.Slot) { s.Subnet = "subnet-2" }),
 	}
 	got := map[slots.ID]string{}

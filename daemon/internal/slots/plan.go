@@ -11,7 +11,7 @@ import (
 
 // Plan says where the slots of one node go.
 type Plan struct {
-	// Slots are those that were given, with Index and Card.
+	// Slots are the given ones, with Index and Card.
 	Slots []Slot
 	// External are ENIs of somebody else that satisfy a slot.
 	External map[ID]vpc.Interface
@@ -42,7 +42,7 @@ func PlanNode(wanted []Slot, interfaces []vpc.Interface, kind vpc.InstanceType) 
 			open = append(open, s)
 		}
 	}
-	// Those that have an ENI, and then in an order that does not depend on time.
+	// First the slots with an ENI. The order does not depend on time.
 	slices.SortStableFunc(open, func(a, b *Slot) int {
 		_, hasA := p.own[a.ID]
 		_, hasB := p.own[b.ID]

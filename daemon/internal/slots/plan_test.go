@@ -37,60 +37,77 @@ func available(id string) vpc.Interface {
 	return e
 }
 
+var primary, elsewhere, detached = at("primary", 0, 0), at("a", 0, 1, "no_manage"), at("x", 0, 2)
+
+func init() {
+	elsewhere.Attachment.Instance, detached.Attachment.Status = "i-2", "detached"
+}
+
+func card(s Slot, card int) Slot { s.Card = card; return s }
+func anyCard(s Slot) Slot        { s.AnyCard = true; return s }
+
+var planCases = []struct {
+	name   string
+	limits []int // of the cards
+	most   int   // ENIs; the sum of limits where it is 0
+	slots  []Slot
+	there  []vpc.Interface
+	want   string // slot=card/index, ext: external
+	faults map[string]string
+	says   []string
+}{
+	{name: "exact", limits: []int{4}, slots: []Slot{slotAt("a", 1), slotAt("b", 2)}, there: []vpc.Interface{primary}, want: "a=0/1 b=0/2"},
+	{name: "exact ones go first", limits: []int{8}, slots: []Slot{slotAt("a", 1), slotAt("b", 1), slotAt("c", 2), slotAt("d", 3)},
+		there: []vpc.Interface{primary}, want: "a=0/1 b=0/4 c=0/2 d=0/3"},
+	{name: "taken by somebody", limits: []int{8}, slots: []Slot{slotAt("a", 1), slotAt("b", 2)}, there: []vpc.Interface{primary, at("x", 0, 1)},
+		want: "a=0/3 b=0/2"},
+	{name: "an ENI stays where it is", limits: []int{8}, slots: []Slot{slotAt("a", 1), slotAt("b", 1)},
+		there: []vpc.Interface{primary, at("b", 0, 5, "ours=b"), at("x", 0, 1)},
+		want:  "a=0/2 b=0/5"},
+	{name: "its index is free again, and it stays", limits: []int{8}, slots: []Slot{slotAt("b", 1)}, there: []vpc.Interface{primary, at("b", 0, 5, "ours=b")},
+		want: "b=0/5"},
+	{name: "full", limits: []int{2}, slots: []Slot{slotAt("a", 1)}, there: []vpc.Interface{primary, at("x", 0, 1, "ours=old")}, want: "a=0/1",
+		faults: map[string]string{"a": NoFreeInterface}, says: []string{"takes 2 ENIs", "eni-x (e-old)", "eni-primary (no NodeENI)", "larger type"}},
+	{name: "room for one more", limits: []int{3}, slots: []Slot{slotAt("b", 2), slotAt("a", 1)}, there: []vpc.Interface{primary, at("x", 0, 3)},
+		want:   "b=0/2 a=0/1",
+		faults: map[string]string{"b": NoFreeInterface}},
+	{name: "those with an ENI come first", limits: []int{3}, slots: []Slot{slotAt("a", 1), slotAt("b", 2)},
+		there: []vpc.Interface{primary, at("x", 0, 3), available("b")},
+		want:  "a=0/1 b=0/2", faults: map[string]string{"a": NoFreeInterface}},
+	{name: "the whole instance is full before its cards", limits: []int{4, 4}, most: 2, slots: []Slot{anyCard(slotAt("a", 1))},
+		there: []vpc.Interface{primary, at("x", 0, 1)},
+		want:  "a=0/1", faults: map[string]string{"a": NoFreeInterface}},
+	{name: "a detached ENI has no place", limits: []int{2}, slots: []Slot{slotAt("a", 2)}, there: []vpc.Interface{primary, detached}, want: "a=0/2"},
+	{name: "an ENI of another instance neither", limits: []int{2}, slots: []Slot{slotAt("a", 1)}, there: []vpc.Interface{primary, elsewhere}, want: "a=0/1"},
+	{name: "indexes are a card's", limits: []int{2, 2}, slots: []Slot{slotAt("a", 1), card(slotAt("b", 1), 1)}, there: []vpc.Interface{primary},
+		want: "a=0/1 b=1/1"},
+	{name: "a card is full", limits: []int{4, 1}, slots: []Slot{card(slotAt("a", 1), 1)}, there: []vpc.Interface{primary, at("x", 1, 1)}, want: "a=1/1",
+		faults: map[string]string{"a": NoFreeInterface}, says: []string{"network card 1", "eni-x", AnnotationNetworkCard}},
+	{name: "no such card", limits: []int{4, 4}, slots: []Slot{card(slotAt("a", 1), 2)}, there: []vpc.Interface{primary}, want: "a=2/1",
+		faults: map[string]string{"a": InvalidOption}, says: []string{AnnotationNetworkCard + " 2", "2 network cards"}},
+	{name: "the emptiest card, the first of them", limits: []int{3, 3, 3},
+		slots: []Slot{anyCard(slotAt("a", 1)), anyCard(slotAt("b", 1)), anyCard(slotAt("c", 1))},
+		there: []vpc.Interface{primary}, want: "a=1/1 b=2/1 c=0/1"},
+	{name: "external", limits: []int{2}, slots: []Slot{slotAt("a", 1)}, there: []vpc.Interface{primary, at("a", 0, 1, "no_manage")}, want: "a=0/1ext"},
+	{name: "external needs no_manage", limits: []int{3}, slots: []Slot{slotAt("a", 1)}, there: []vpc.Interface{primary, at("a", 0, 1)}, want: "a=0/2"},
+	{name: "external needs the index", limits: []int{3}, slots: []Slot{slotAt("a", 1)}, there: []vpc.Interface{primary, at("a", 0, 2, "no_manage")},
+		want: "a=0/1"},
+	{name: "external needs the card", limits: []int{3, 3}, slots: []Slot{slotAt("a", 1)}, there: []vpc.Interface{primary, at("a", 1, 1, "no_manage")},
+		want: "a=0/1"},
+	{name: "external on any card", limits: []int{3, 3}, slots: []Slot{anyCard(slotAt("a", 1))}, there: []vpc.Interface{primary, at("a", 1, 1, "no_manage")},
+		want: "a=1/1ext"},
+	{name: "external needs the subnet", limits: []int{3}, slots: []Slot{slotAt("b", 1)}, there: []vpc.Interface{primary, at("a", 0, 1, "no_manage")},
+		want: "b=0/2"},
+	{name: "another's of ours is not external", limits: []int{3}, slots: []Slot{slotAt("a", 1)},
+		there: []vpc.Interface{primary, at("a", 0, 1, "no_manage", "ours=z")},
+		want:  "a=0/2"},
+	{name: "an ENI of its own counts before an external one", limits: []int{3}, slots: []Slot{slotAt("a", 1)},
+		there: []vpc.Interface{primary, at("a", 0, 1, "no_manage"), available("a")}, want: "a=0/2"},
+	{name: "nothing", limits: []int{3}},
+}
+
 func TestPlanNode(t *testing.T) {
-	primary := at("primary", 0, 0)
-	card := func(s Slot, card int) Slot { s.Card = card; return s }
-	anyCard := func(s Slot) Slot { s.AnyCard = true; return s }
-	elsewhere := at("a", 0, 1, "no_manage")
-	elsewhere.Attachment.Instance = "i-2"
-	detached := at("x", 0, 2)
-	detached.Attachment.Status = "detached"
-	for _, tt := range []struct {
-		name   string
-		limits []int // of the cards
-		most   int   // ENIs; the sum of limits where it is 0
-		slots  []Slot
-		there  []vpc.Interface
-		want   string // slot=card/index, ext: external
-		faults map[string]string
-		says   []string
-	}{
-		{name: "exact", limits: []int{4}, slots: []Slot{slotAt("a", 1), slotAt("b", 2)}, there: []vpc.Interface{primary}, want: "a=0/1 b=0/2"},
-		{name: "exact ones go first", limits: []int{8}, slots: []Slot{slotAt("a", 1), slotAt("b", 1), slotAt("c", 2), slotAt("d", 3)},
-			there: []vpc.Interface{primary}, want: "a=0/1 b=0/4 c=0/2 d=0/3"},
-		{name: "taken by somebody", limits: []int{8}, slots: []Slot{slotAt("a", 1), slotAt("b", 2)}, there: []vpc.Interface{primary, at("x", 0, 1)}, want: "a=0/3 b=0/2"},
-		{name: "an ENI stays where it is", limits: []int{8}, slots: []Slot{slotAt("a", 1), slotAt("b", 1)}, there: []vpc.Interface{primary, at("b", 0, 5, "ours=b"), at("x", 0, 1)},
-			want: "a=0/2 b=0/5"},
-		{name: "its index is free again, and it stays", limits: []int{8}, slots: []Slot{slotAt("b", 1)}, there: []vpc.Interface{primary, at("b", 0, 5, "ours=b")}, want: "b=0/5"},
-		{name: "full", limits: []int{2}, slots: []Slot{slotAt("a", 1)}, there: []vpc.Interface{primary, at("x", 0, 1, "ours=old")}, want: "a=0/1",
-			faults: map[string]string{"a": NoFreeInterface}, says: []string{"takes 2 ENIs", "eni-x (e-old)", "eni-primary (no NodeENI)", "larger type"}},
-		{name: "room for one more", limits: []int{3}, slots: []Slot{slotAt("b", 2), slotAt("a", 1)}, there: []vpc.Interface{primary, at("x", 0, 3)}, want: "b=0/2 a=0/1",
-			faults: map[string]string{"b": NoFreeInterface}},
-		{name: "those with an ENI come first", limits: []int{3}, slots: []Slot{slotAt("a", 1), slotAt("b", 2)}, there: []vpc.Interface{primary, at("x", 0, 3), available("b")},
-			want: "a=0/1 b=0/2", faults: map[string]string{"a": NoFreeInterface}},
-		{name: "the whole instance is full before its cards", limits: []int{4, 4}, most: 2, slots: []Slot{anyCard(slotAt("a", 1))}, there: []vpc.Interface{primary, at("x", 0, 1)},
-			want: "a=0/1", faults: map[string]string{"a": NoFreeInterface}},
-		{name: "a detached ENI has no place", limits: []int{2}, slots: []Slot{slotAt("a", 2)}, there: []vpc.Interface{primary, detached}, want: "a=0/2"},
-		{name: "an ENI of another instance neither", limits: []int{2}, slots: []Slot{slotAt("a", 1)}, there: []vpc.Interface{primary, elsewhere}, want: "a=0/1"},
-		{name: "indexes are a card's", limits: []int{2, 2}, slots: []Slot{slotAt("a", 1), card(slotAt("b", 1), 1)}, there: []vpc.Interface{primary}, want: "a=0/1 b=1/1"},
-		{name: "a card is full", limits: []int{4, 1}, slots: []Slot{card(slotAt("a", 1), 1)}, there: []vpc.Interface{primary, at("x", 1, 1)}, want: "a=1/1",
-			faults: map[string]string{"a": NoFreeInterface}, says: []string{"network card 1", "eni-x", AnnotationNetworkCard}},
-		{name: "no such card", limits: []int{4, 4}, slots: []Slot{card(slotAt("a", 1), 2)}, there: []vpc.Interface{primary}, want: "a=2/1",
-			faults: map[string]string{"a": InvalidOption}, says: []string{AnnotationNetworkCard + " 2", "2 network cards"}},
-		{name: "the emptiest card, the first of them", limits: []int{3, 3, 3}, slots: []Slot{anyCard(slotAt("a", 1)), anyCard(slotAt("b", 1)), anyCard(slotAt("c", 1))},
-			there: []vpc.Interface{primary}, want: "a=1/1 b=2/1 c=0/1"},
-		{name: "external", limits: []int{2}, slots: []Slot{slotAt("a", 1)}, there: []vpc.Interface{primary, at("a", 0, 1, "no_manage")}, want: "a=0/1ext"},
-		{name: "external needs no_manage", limits: []int{3}, slots: []Slot{slotAt("a", 1)}, there: []vpc.Interface{primary, at("a", 0, 1)}, want: "a=0/2"},
-		{name: "external needs the index", limits: []int{3}, slots: []Slot{slotAt("a", 1)}, there: []vpc.Interface{primary, at("a", 0, 2, "no_manage")}, want: "a=0/1"},
-		{name: "external needs the card", limits: []int{3, 3}, slots: []Slot{slotAt("a", 1)}, there: []vpc.Interface{primary, at("a", 1, 1, "no_manage")}, want: "a=0/1"},
-		{name: "external on any card", limits: []int{3, 3}, slots: []Slot{anyCard(slotAt("a", 1))}, there: []vpc.Interface{primary, at("a", 1, 1, "no_manage")}, want: "a=1/1ext"},
-		{name: "external needs the subnet", limits: []int{3}, slots: []Slot{slotAt("b", 1)}, there: []vpc.Interface{primary, at("a", 0, 1, "no_manage")}, want: "b=0/2"},
-		{name: "another's of ours is not external", limits: []int{3}, slots: []Slot{slotAt("a", 1)}, there: []vpc.Interface{primary, at("a", 0, 1, "no_manage", "ours=z")},
-			want: "a=0/2"},
-		{name: "an ENI of its own counts before an external one", limits: []int{3}, slots: []Slot{slotAt("a", 1)},
-			there: []vpc.Interface{primary, at("a", 0, 1, "no_manage"), available("a")}, want: "a=0/2"},
-		{name: "nothing", limits: []int{3}},
-	} {
+	for _, tt := range planCases {
 		t.Run(tt.name, func(t *testing.T) {
 			kind := vpc.InstanceType{Name: "t", Interfaces: tt.most}
 			for i, n := range tt.limits {

@@ -53,69 +53,73 @@ func brief(list []Slot) []string {
 	return out
 }
 
+var slotCases = []struct {
+	name   string
+	change func(*v1alpha1.NodeENI)
+	input  func(*Input)
+	want   []string
+	fault  string   // reason of the only fault
+	says   []string // in its message
+	keep   bool
+}{
+	{name: "one subnet", want: []string{"a1@1 sg-1"}},
+	{name: "the union in its order, each once", change: func(e *v1alpha1.NodeENI) {
+		e.Spec.SubnetIDs, e.Spec.SubnetName, e.Spec.SubnetNames = []string{"subnet-a1", "subnet-a2"}, "one", []string{"two", "one"}
+		e.Spec.DeviceIndex = 3
+	}, want: []string{"a1@3 sg-1", "a2@4 sg-1"}},
+	{name: "names come after ids", change: func(e *v1alpha1.NodeENI) {
+		e.Spec.SubnetID, e.Spec.SubnetIDs, e.Spec.SubnetNames = "", []string{"subnet-a2"}, []string{"one"}
+	}, want: []string{"a2@1 sg-1", "a1@2 sg-1"}},
+	{name: "another zone is passed over, and keeps its place", change: func(e *v1alpha1.NodeENI) {
+		e.Spec.SubnetID, e.Spec.SubnetIDs = "", []string{"subnet-b1", "subnet-a1"}
+	}, want: []string{"a1@2 sg-1"}},
+	{name: "no subnet in the zone", change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetID = "subnet-b1" }, fault: NoSubnetInZone,
+		says: []string{"zone a", "subnet-b1 in b", "add a subnet"}},
+	{name: "groups by id and name", change: func(e *v1alpha1.NodeENI) { e.Spec.SecurityGroupNames = []string{"web"} }, want: []string{"a1@1 sg-1+sg-2"}},
+	{name: "no group", change: func(e *v1alpha1.NodeENI) { e.Spec.SecurityGroupIDs = nil }, fault: NoSecurityGroup,
+		says: []string{"spec.securityGroupIDs"}, keep: true},
+	{name: "no subnet", change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetID = "" }, fault: NoSubnet, says: []string{"spec.subnetID"}, keep: true},
+	{name: "an unknown group", change: func(e *v1alpha1.NodeENI) { e.Spec.SecurityGroupIDs = []string{"sg-none"} }, fault: InvalidSecurityGroup,
+		says: []string{`securityGroupIDs "sg-none"`, "vpc-1", "correct it"}, keep: true},
+	{name: "a group of another VPC", change: func(e *v1alpha1.NodeENI) { e.Spec.SecurityGroupIDs = []string{"sg-far"} }, fault: InvalidSecurityGroup,
+		says: []string{`"sg-far"`, "vpc-1"}, keep: true},
+	{name: "two groups of a name", change: func(e *v1alpha1.NodeENI) { e.Spec.SecurityGroupNames = []string{"twin"} }, fault: AmbiguousSecurityGroup,
+		says: []string{"sg-4, sg-5", "securityGroupIDs"}, keep: true},
+	{name: "two subnets of a name", change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetID, e.Spec.SubnetName = "", "twin" }, fault: AmbiguousSubnet,
+		says: []string{"subnet-t1, subnet-t2", "subnetIDs"}, keep: true},
+	{name: "a name of the other VPC only counts there", change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetID, e.Spec.SubnetName = "", "one" },
+		want: []string{"a1@1 sg-1"}},
+	{name: "no subnet of that name", change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetID, e.Spec.SubnetName = "", "none" }, fault: InvalidSubnet,
+		says: []string{`subnetName "none"`, "vpc-1"}, keep: true},
+	{name: "no such subnet", change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetIDs = []string{"subnet-none"} }, want: []string{"a1@1 sg-1"}, fault: InvalidSubnet,
+		says: []string{"subnetIDs subnet-none", "correct it"}, keep: true},
+	{name: "a subnet of another VPC", change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetID = "subnet-far" }, fault: InvalidSubnet,
+		says: []string{"vpc-2", "vpc-1"}, keep: true},
+	{name: "a subnet that was not asked for", change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetIDs = []string{"subnet-new", "subnet-a2"} },
+		want: []string{"a1@1 sg-1"}, keep: true},
+	{name: "a group that was not asked for", change: func(e *v1alpha1.NodeENI) { e.Spec.SecurityGroupIDs = []string{"sg-new"} }, keep: true},
+	{name: "the node's VPC is not known", change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetNames = []string{"two"} },
+		input: func(in *Input) { in.Nodes[0].VPC = "" },
+		want:  []string{"a1@1 sg-1"}, keep: true},
+	{name: "deleted", change: func(e *v1alpha1.NodeENI) { e.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)} }},
+	{name: "not selected", change: func(e *v1alpha1.NodeENI) { e.Spec.NodeSelector["role"] = "y" }},
+	{name: "no such label", change: func(e *v1alpha1.NodeENI) { e.Spec.NodeSelector["other"] = "" }},
+	{name: "every node", change: func(e *v1alpha1.NodeENI) { e.Spec.NodeSelector = nil }, want: []string{"a1@1 sg-1"}},
+	{name: "Auto Mode", input: func(in *Input) { in.Nodes[0].Labels["eks.amazonaws.com/compute-type"] = "auto" }, fault: AutoModeNode,
+		says: []string{"eks.amazonaws.com/compute-type=auto", "spec.nodeSelector"}},
+	{name: "no instance", input: func(in *Input) { in.Nodes[0].ProviderID = "kind://n" }, fault: NoInstance, says: []string{`"kind://n"`, "aws:///"}, keep: true},
+	{name: "a providerID of something else", input: func(in *Input) { in.Nodes[0].ProviderID = "aws:///a/fargate-1" }, fault: NoInstance, keep: true},
+	{name: "no zone", input: func(in *Input) { in.Nodes[0].ProviderID = "aws:///i-0000000a" }, fault: NoInstance,
+		says: []string{"topology.kubernetes.io/zone"}, keep: true},
+	{name: "the zone's label counts more", input: func(in *Input) { in.Nodes[0].Labels["topology.kubernetes.io/zone"] = "b" },
+		change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetIDs = []string{"subnet-b1"} }, want: []string{"b1@2 sg-1"}},
+	{name: "an option", change: func(e *v1alpha1.NodeENI) { e.Annotations[AnnotationNetworkCard] = "x" }, fault: InvalidOption,
+		says: []string{AnnotationNetworkCard, `"x"`, "want auto"}, keep: true},
+	{name: "unreadable", input: func(in *Input) { in.NodeENIs, in.Unreadable = nil, []string{"u"} }, keep: true},
+}
+
 func TestSlots(t *testing.T) {
-	for _, tt := range []struct {
-		name   string
-		change func(*v1alpha1.NodeENI)
-		input  func(*Input)
-		want   []string
-		fault  string   // reason of the only fault
-		says   []string // in its message
-		keep   bool
-	}{
-		{name: "one subnet", want: []string{"a1@1 sg-1"}},
-		{name: "the union in its order, each once", change: func(e *v1alpha1.NodeENI) {
-			e.Spec.SubnetIDs, e.Spec.SubnetName, e.Spec.SubnetNames = []string{"subnet-a1", "subnet-a2"}, "one", []string{"two", "one"}
-			e.Spec.DeviceIndex = 3
-		}, want: []string{"a1@3 sg-1", "a2@4 sg-1"}},
-		{name: "names come after ids", change: func(e *v1alpha1.NodeENI) {
-			e.Spec.SubnetID, e.Spec.SubnetIDs, e.Spec.SubnetNames = "", []string{"subnet-a2"}, []string{"one"}
-		}, want: []string{"a2@1 sg-1", "a1@2 sg-1"}},
-		{name: "another zone is passed over, and keeps its place", change: func(e *v1alpha1.NodeENI) {
-			e.Spec.SubnetID, e.Spec.SubnetIDs = "", []string{"subnet-b1", "subnet-a1"}
-		}, want: []string{"a1@2 sg-1"}},
-		{name: "no subnet in the zone", change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetID = "subnet-b1" }, fault: NoSubnetInZone,
-			says: []string{"zone a", "subnet-b1 in b", "add a subnet"}},
-		{name: "groups by id and name", change: func(e *v1alpha1.NodeENI) { e.Spec.SecurityGroupNames = []string{"web"} }, want: []string{"a1@1 sg-1+sg-2"}},
-		{name: "no group", change: func(e *v1alpha1.NodeENI) { e.Spec.SecurityGroupIDs = nil }, fault: NoSecurityGroup,
-			says: []string{"spec.securityGroupIDs"}, keep: true},
-		{name: "no subnet", change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetID = "" }, fault: NoSubnet, says: []string{"spec.subnetID"}, keep: true},
-		{name: "an unknown group", change: func(e *v1alpha1.NodeENI) { e.Spec.SecurityGroupIDs = []string{"sg-none"} }, fault: InvalidSecurityGroup,
-			says: []string{`securityGroupIDs "sg-none"`, "vpc-1", "correct it"}, keep: true},
-		{name: "a group of another VPC", change: func(e *v1alpha1.NodeENI) { e.Spec.SecurityGroupIDs = []string{"sg-far"} }, fault: InvalidSecurityGroup,
-			says: []string{`"sg-far"`, "vpc-1"}, keep: true},
-		{name: "two groups of a name", change: func(e *v1alpha1.NodeENI) { e.Spec.SecurityGroupNames = []string{"twin"} }, fault: AmbiguousSecurityGroup,
-			says: []string{"sg-4, sg-5", "securityGroupIDs"}, keep: true},
-		{name: "two subnets of a name", change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetID, e.Spec.SubnetName = "", "twin" }, fault: AmbiguousSubnet,
-			says: []string{"subnet-t1, subnet-t2", "subnetIDs"}, keep: true},
-		{name: "a name of the other VPC only counts there", change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetID, e.Spec.SubnetName = "", "one" }, want: []string{"a1@1 sg-1"}},
-		{name: "no subnet of that name", change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetID, e.Spec.SubnetName = "", "none" }, fault: InvalidSubnet,
-			says: []string{`subnetName "none"`, "vpc-1"}, keep: true},
-		{name: "no such subnet", change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetIDs = []string{"subnet-none"} }, want: []string{"a1@1 sg-1"}, fault: InvalidSubnet,
-			says: []string{"subnetIDs subnet-none", "correct it"}, keep: true},
-		{name: "a subnet of another VPC", change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetID = "subnet-far" }, fault: InvalidSubnet,
-			says: []string{"vpc-2", "vpc-1"}, keep: true},
-		{name: "a subnet that was not asked for", change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetIDs = []string{"subnet-new", "subnet-a2"} },
-			want: []string{"a1@1 sg-1"}, keep: true},
-		{name: "a group that was not asked for", change: func(e *v1alpha1.NodeENI) { e.Spec.SecurityGroupIDs = []string{"sg-new"} }, keep: true},
-		{name: "the node's VPC is not known", change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetNames = []string{"two"} }, input: func(in *Input) { in.Nodes[0].VPC = "" },
-			want: []string{"a1@1 sg-1"}, keep: true},
-		{name: "deleted", change: func(e *v1alpha1.NodeENI) { e.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)} }},
-		{name: "not selected", change: func(e *v1alpha1.NodeENI) { e.Spec.NodeSelector["role"] = "y" }},
-		{name: "no such label", change: func(e *v1alpha1.NodeENI) { e.Spec.NodeSelector["other"] = "" }},
-		{name: "every node", change: func(e *v1alpha1.NodeENI) { e.Spec.NodeSelector = nil }, want: []string{"a1@1 sg-1"}},
-		{name: "Auto Mode", input: func(in *Input) { in.Nodes[0].Labels["eks.amazonaws.com/compute-type"] = "auto" }, fault: AutoModeNode,
-			says: []string{"eks.amazonaws.com/compute-type=auto", "spec.nodeSelector"}},
-		{name: "no instance", input: func(in *Input) { in.Nodes[0].ProviderID = "kind://n" }, fault: NoInstance, says: []string{`"kind://n"`, "aws:///"}, keep: true},
-		{name: "a providerID of something else", input: func(in *Input) { in.Nodes[0].ProviderID = "aws:///a/fargate-1" }, fault: NoInstance, keep: true},
-		{name: "no zone", input: func(in *Input) { in.Nodes[0].ProviderID = "aws:///i-0000000a" }, fault: NoInstance,
-			says: []string{"topology.kubernetes.io/zone"}, keep: true},
-		{name: "the zone's label counts more", input: func(in *Input) { in.Nodes[0].Labels["topology.kubernetes.io/zone"] = "b" },
-			change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetIDs = []string{"subnet-b1"} }, want: []string{"b1@2 sg-1"}},
-		{name: "an option", change: func(e *v1alpha1.NodeENI) { e.Annotations[AnnotationNetworkCard] = "x" }, fault: InvalidOption,
-			says: []string{AnnotationNetworkCard, `"x"`, "want auto"}, keep: true},
-		{name: "unreadable", input: func(in *Input) { in.NodeENIs, in.Unreadable = nil, []string{"u"} }, keep: true},
-	} {
+	for _, tt := range slotCases {
 		t.Run(tt.name, func(t *testing.T) {
 			in := world()
 			if tt.change == nil {

@@ -105,10 +105,12 @@ func TestFromTags(t *testing.T) {
 }
 
 func TestFromEntry(t *testing.T) {
-	e := v1alpha1.AttachmentEntry{Slot: "s", NodeENI: v1alpha1.NodeENIReference{Name: "e", UID: "u", Generation: 2}, InstanceID: "i", SubnetID: "b", SubnetCIDR: "10.0.0.0/8",
+	e := v1alpha1.AttachmentEntry{Slot: "s", NodeENI: v1alpha1.NodeENIReference{Name: "e", UID: "u", Generation: 2}, InstanceID: "i", SubnetID: "b",
+		SubnetCIDR:  "10.0.0.0/8",
 		NetworkCard: 1, DeviceIndex: 2, MTU: 3, EnableDPDK: true, DPDKDriver: "d", DPDKPCIAddress: "p", ResourceName: "r", AllowedNamespaces: new("x")}
 	want := Slot{ID: "s", NodeENI: NodeENI{"e", "u", 2}, Node: "n", Instance: "i", Subnet: "b", SubnetCIDR: "10.0.0.0/8", Exact: 2, Index: 2, Card: 1,
-		Options: Options{DeleteOnTermination: true, MTU: 3, EnableDPDK: true, DPDKDriver: "d", DPDKPCIAddress: "p", DPDKResourceName: "r", AllowedNamespaces: new("x")}}
+		Options: Options{DeleteOnTermination: true, MTU: 3, EnableDPDK: true, DPDKDriver: "d", DPDKPCIAddress: "p", DPDKResourceName: "r",
+			AllowedNamespaces: new("x")}}
 	if diff := cmp.Diff(want, FromEntry(Entry{"n", e})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -116,7 +118,8 @@ func TestFromEntry(t *testing.T) {
 
 func entryIn(phase string, n int) Entry {
 	id := string(rune('a' + n%26))
-	return Entry{"n" + id, v1alpha1.AttachmentEntry{InstanceID: "i-" + id, ENIID: "eni-" + id, AttachmentID: "at-" + id, SubnetID: "s", SubnetCIDR: "c", MTU: 1, DeviceIndex: 2, Phase: phase}}
+	return Entry{"n" + id, v1alpha1.AttachmentEntry{InstanceID: "i-" + id, ENIID: "eni-" + id, AttachmentID: "at-" + id, SubnetID: "s", SubnetCIDR: "c", MTU: 1,
+		DeviceIndex: 2, Phase: phase}}
 }
 
 func TestStatus(t *testing.T) {
