@@ -101,7 +101,7 @@ type Joining struct {
 	EnaExpress bool
 }
 
-// Query selects Interfaces. All given fields must hold; values of one field are alternatives.
+// Query selects Interfaces. All given fields must hold; values of one field are alternatives, at most 200.
 type Query struct {
 	// Tags are tag keys with their permitted values; no value permits any.
 	Tags map[string][]string

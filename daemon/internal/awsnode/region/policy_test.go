@@ -82,7 +82,7 @@ func estate(p *iam.Policy) fakeec2.Config {
 	return cfg
 }
 
-// controllerCalls are all calls that the controller makes, each in a fresh region.
+// controllerCalls are all calls that the controller makes.
 func controllerCalls(t *testing.T) map[string]func(c *Client) error {
 	ctx := t.Context()
 	look := func(_ any, err error) error { return err }
@@ -110,10 +110,16 @@ func controllerCalls(t *testing.T) map[string]func(c *Client) error {
 	}
 }
 
+// fresh is the region of the present call.
+type fresh struct{ *fakeec2.Server }
+
+// failing makes each call in a region of its own and returns the denied ones.
 func failing(t *testing.T, p *iam.Policy, calls map[string]func(c *Client) error) (failed []string) {
 	t.Helper()
+	var of fresh
+	c := New(Config{QPS: 1000, Burst: 1000, HTTPClient: &of})
 	for _, name := range slices.Sorted(maps.Keys(calls)) {
-		c := New(Config{QPS: 1000, Burst: 1000, HTTPClient: fakeec2.New(estate(p))})
+		of.Server = fakeec2.New(estate(p))
 		err := calls[name](c)
 		var e *vpc.EC2Error
 		switch {

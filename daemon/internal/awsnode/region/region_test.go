@@ -210,7 +210,7 @@ func TestPages(t *testing.T) {
 		"slot":          {Tags: map[string][]string{slots.TagSlot: {"mine", "none"}, slots.TagCluster: nil}, Subnets: []string{subnet1, subnet2}},
 		"other cluster": {Tags: map[string][]string{slots.TagCluster: {"x"}}},
 		"attached":      {Instances: []string{instance1}, Tags: map[string][]string{slots.TagSlot: nil}},
-		"other subnet":  {Subnets: []string{subnet2}}, "in use": {Status: "in-use", Tags: map[string][]string{slots.TagSlot: nil}},
+		"no wildcard":   {Tags: map[string][]string{slots.TagSlot: {"m*", "min?"}}}, "other subnet": {Subnets: []string{subnet2}}, "in use": {Status: "in-use", Tags: map[string][]string{slots.TagSlot: nil}},
 	} {
 		n := 0
 		if name == "slot" {
@@ -257,4 +257,9 @@ func TestBatchOverHTTP(t *testing.T) {
 	if n := s.Tally(describeInterfaces).Calls; n < 6 || n > 8 {
 		t.Errorf("%d calls for 450 ids and 450 slots", n)
 	}
+}
+
+// TestFilterIsExact: names come from users.
+func TestFilterIsExact(t *testing.T) {
+	want(t, "filter", filter("tag:Name", `a*b?c\d`, "plain").Values, []string{`a\*b\?c\\d`, "plain"}, nil)
 }
