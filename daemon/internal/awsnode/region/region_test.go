@@ -156,7 +156,7 @@ func TestLooks(t *testing.T) {
 		subnets[i].Free = 0
 	}
 	want(t, "subnets", subnets, []vpc.Subnet{blue}, err)
-	groups, err := c.SecurityGroups(ctx, []string{group1}, []string{"more"})
+	groups, err := c.SecurityGroups(ctx, []string{group2, group2}, []string{"pods", "more"})
 	want(t, "groups", groups, []vpc.SecurityGroup{{ID: group1, Name: "pods", VPCID: fakeec2.DefaultVPC},
 		{ID: group2, Name: "more", VPCID: fakeec2.DefaultVPC}}, err)
 	instance, err := c.Instance(ctx, instance1)
@@ -210,7 +210,8 @@ func TestPages(t *testing.T) {
 		"slot":          {Tags: map[string][]string{slots.TagSlot: {"mine", "none"}, slots.TagCluster: nil}, Subnets: []string{subnet1, subnet2}},
 		"other cluster": {Tags: map[string][]string{slots.TagCluster: {"x"}}},
 		"attached":      {Instances: []string{instance1}, Tags: map[string][]string{slots.TagSlot: nil}},
-		"no wildcard":   {Tags: map[string][]string{slots.TagSlot: {"m*", "min?"}}}, "other subnet": {Subnets: []string{subnet2}}, "in use": {Status: "in-use", Tags: map[string][]string{slots.TagSlot: nil}},
+		"no wildcard":   {Tags: map[string][]string{slots.TagSlot: {"m*", "min?"}}},
+		"other subnet":  {Subnets: []string{subnet2}}, "in use": {Status: "in-use", Tags: map[string][]string{slots.TagSlot: nil}},
 	} {
 		n := 0
 		if name == "slot" {

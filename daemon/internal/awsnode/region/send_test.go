@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -222,5 +223,61 @@ func TestConnect(t *testing.T) {
 				t.Error("EC2 was asked")
 			}
 		})
+	}
+}
+
+// stub answers each request with an error, before it has read the request.
+type stub struct{ err error }
+
+func (s stub) Do(*http.Request) (*http.Response, error) { return nil, s.err }
+
+// TestNotSent: EC2 cannot have got a request whose body nobody has read.
+func TestNotSent(t *testing.T) {
+	environment(t, nil)
+	c := New(Config{HTTPClient: stub{errors.New("no connection")}})
+	err := c.Delete(t.Context(), "eni-0000dead")
+	var e *vpc.EC2Error
+	if !errors.As(err, &e) || e.Kind != vpc.EC2NotSent || c.Mutations() != 0 {
+		t.Errorf("%v, %+v, %d mutations", err, e, c.Mutations())
+	}
+}
+
+// TestPagesEnd: an answer whose pages never end is an error.
+func TestPagesEnd(t *testing.T) {
+	for name, next := range map[string]func(n int) string{
+		"the same token": func(int) string { return "again" }, "ever new tokens": func(n int) string { return fmt.Sprint(n) },
+	} {
+		n := 0
+		err := pages(describeInterfaces, func(*string) (*string, error) {
+			n++
+			token := next(n)
+			return &token, nil
+		})
+		var e *vpc.EC2Error
+		if !errors.As(err, &e) || name == "the same token" && n != 2 || n > maxPages {
+			t.Errorf("%s: %v after %d pages", name, err, n)
+		}
+	}
+}
+
+// TestForceAndExpress: both arrive only if asked for.
+func TestForceAndExpress(t *testing.T) {
+	environment(t, nil)
+	cfg := account()
+	cfg.Instances[0].Type = "c6in.16xlarge"
+	cfg.ENIs = []fakeec2.ENI{{ID: "eni-00000001", MAC: "02:00:00:00:00:01", SubnetID: subnet1}}
+	s := fakeec2.New(cfg)
+	c := New(Config{HTTPClient: s})
+	for _, on := range []bool{false, true} {
+		attachment, err := c.Attach(t.Context(), vpc.Joining{ENI: "eni-00000001", Instance: instance1, DeviceIndex: 1, EnaExpress: on})
+		if err != nil || s.ENI("eni-00000001").EnaExpress != on {
+			t.Errorf("ENA Express %v: %v", on, err)
+		}
+		if err := c.Detach(t.Context(), attachment, on); err != nil {
+			t.Error(err)
+		}
+		if all := s.Events(); all[len(all)-1].Action != detachInterface || all[len(all)-1].Force != on {
+			t.Errorf("force %v: %+v", on, all[len(all)-1])
+		}
 	}
 }
