@@ -129,6 +129,35 @@ func TestChartValues(t *testing.T) {
 	}
 }
 
+// TestChartController: each value of the controller is in its objects, and without the controller there is none of them.
+func TestChartController(t *testing.T) {
+	c := cluster.Start(t)
+	path := cluster.HelmTemplate(t, "--set=controller.enabled=true,controller.replicas=3,controller.region=eu-west-1,controller.resources.limits.memory=1Gi,"+
+		"controller.nodeSelector.ng=system,controller.tolerations[0].key=k,controller.tolerations[0].operator=Exists,controller.serviceAccount.name=other,"+
+		"controller.serviceAccount.annotations.e=f,controller.extraArgs[0]=--adopt=public,controller.extraEnv[0].name=PROXY,controller.extraEnv[0].value=p,"+
+		"logLevel=debug,podLabels.c=d,podAnnotations.a=b,imagePullSecrets[0].name=s")
+	for _, o := range cluster.ReadFile(t, path) {
+		if err := c.TryApply(t, o); err != nil {
+			t.Errorf("%s %s: %v", o.GetKind(), o.GetName(), err)
+		}
+	}
+	data, err := os.ReadFile(path)
+	cluster.Must(t, err)
+	for part, times := range map[string]int{
+		"replicas: 3\n": 1, "name: AWS_REGION, value: \"eu-west-1\"": 1, "memory: 1Gi\n": 1, "ng: system\n": 1, "key: k\n": 1, "e: f\n": 1,
+		"  name: other\n": 3, "serviceAccountName: other\n": 1, ":other'\n": 1,
+		"--adopt=public\n": 1, "name: PROXY\n": 1, "--log-level=debug\n": 2, "c: d\n": 3, "a: b\n": 3, "- name: s\n": 3, "--attachments-from=controller\n": 1,
+	} {
+		if got := strings.Count(string(data), part); got != times {
+			t.Errorf("%q %d times, want %d", part, got, times)
+		}
+	}
+	data, err = os.ReadFile(cluster.HelmTemplate(t))
+	if cluster.Must(t, err); strings.Contains(string(data), "multi-enid-controller\n") {
+		t.Error("without controller.enabled there is a part of it")
+	}
+}
+
 func TestChartRefuses(t *testing.T) {
 	for set, want := range map[string]string{
 		"image.tga=v1":                            "tga",
@@ -162,6 +191,10 @@ func TestChartRefuses(t *testing.T) {
 		"eniManager.sourceRouting=maybe":                                            "/eniManager/sourceRouting",
 		"hostNetworkFiles=true":                                                     "/hostNetworkFiles",
 		"awsRegion=eu-west-1":                                                       "awsRegion",
+		"controller.replicas=0":                                                     "/controller/replicas",
+		"controller.region=Ireland":                                                 "/controller/region",
+		"controller.enabled=true,eniManager.attachmentsFrom=imds":                   "leave eniManager.attachmentsFrom out",
+		"controller.enabled=true,admission.create=false,devicePlugin.clusterRole=false,devicePlugin.namespaces={default}": "controller.enabled",
 	} {
 		if out, err := cluster.Helm(t, "template", "x", cluster.Chart(t), "--set="+set); err == nil || !strings.Contains(out, want) {
 			t.Errorf("%s: %v, %q; want it refused with %q", set, err, out, want)

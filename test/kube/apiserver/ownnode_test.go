@@ -67,6 +67,21 @@ func (o ownNode) createState(as *rest.Config, name string) error {
 	return o.rest(as).Post().AbsPath(states).Param("dryRun", "All").SetHeader("Content-Type", "application/json").Body([]byte(body)).Do(o.Context()).Error()
 }
 
+// createSpec also says what only the controller says.
+func (o ownNode) createSpec(as *rest.Config, name string) error {
+	o.Helper()
+	body := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"name":"` + name + `"},"spec":{"protocol":1}}`
+	return o.rest(as).Post().AbsPath(states).Param("dryRun", "All").SetHeader("Content-Type", "application/json").Body([]byte(body)).Do(o.Context()).Error()
+}
+
+// unlessThere is nil if the object exists already: policies are asked before.
+func unlessThere(err error) error {
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
+}
+
 // createGenerated lets the API server choose the name, with the own node's as prefix.
 func (o ownNode) createGenerated(as *rest.Config) error {
 	o.Helper()
@@ -102,7 +117,7 @@ func (o ownNode) makeNodes() {
 		}, metav1.CreateOptions{}); err != nil {
 			o.Fatal(err)
 		}
-		create := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"name":"` + name + `"}}`
+		create := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"name":"` + name + `"},"spec":{"protocol":1}}`
 		if err := o.rest(o.Administrator()).Post().AbsPath(states).SetHeader("Content-Type",
 			"application/json").Body([]byte(create)).Do(o.ctx).Error(); err != nil {
 			o.Fatal(err)
@@ -179,6 +194,8 @@ func TestOwnNode(t *testing.T) {
 		"another DaemonSet's pod":   {o.deletePod(here, "dns"), "of the SR-IOV device plugin"},
 		"own state":                 {o.applyStatus(here, "node-1"), ""},
 		"state of another node":     {o.applyStatus(here, "node-2"), "of its own node only"},
+		"own new state":             {unlessThere(o.createState(here, "node-1")), ""},
+		"own new state with a spec": {o.createSpec(here, "node-1"), "and multi-enid-controller its spec"},
 		"new state of another node": {o.createState(here, "node-3"), "of its own node only"},
 		"new state, name generated": {o.createGenerated(here), "of its own node only"},
 		"state, unbound token":      {o.applyStatus(nowhere, "node-1"), "the token names no node"},
