@@ -45,6 +45,8 @@ type Snapshot struct {
 	// entries that cannot be understood: the row of each stays as it is.
 	Entries    []Entry
 	UnreadENIs []device.ENIID
+	// Shown is the Number of the latest View whose status the controller can read.
+	Shown uint64
 	// Silent says why the controller's list is not known; "" if it is, or is not used. SilentFor is how long that lasts.
 	Silent    string
 	SilentFor time.Duration

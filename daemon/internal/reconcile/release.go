@@ -21,6 +21,38 @@ type releases struct {
 	// told are the released ENIs, and places where the others are that the controller waits for, by slot and by ENI.
 	told   map[string]device.ENIID
 	places map[device.ENIID]device.PCIAddress
+	// next is the Number of this Sync's View. retracted are ENIs that Views had as released and the controller wants again, each with the Number
+	// of the first View without it: until the controller can read that, it may act on an earlier one.
+	next      uint64
+	retracted map[device.ENIID]uint64
+}
+
+// withhold begins a Sync, and returns the entries with the retracted ones withheld. It does not change the Snapshot.
+func (r *releases) withhold(snap inventory.Snapshot) []inventory.Entry {
+	r.next++
+	entries, retracted := slices.Clone(snap.Entries), map[device.ENIID]uint64{}
+	for i := range entries {
+		e := &entries[i]
+		first := r.retracted[e.ENI.ID]
+		if first == 0 && r.tells(e.ENI.ID) {
+			first = r.next
+		}
+		if !e.Released && first > snap.Shown {
+			e.Withheld, retracted[e.ENI.ID] = true, first
+		}
+	}
+	if !snap.Complete { // an entry may be missing only for now
+		for eni, first := range r.retracted {
+			retracted[eni] = max(retracted[eni], first)
+		}
+	}
+	r.retracted = retracted
+	return entries
+}
+
+// tells says whether the View before had the ENI as released.
+func (r *releases) tells(eni device.ENIID) bool {
+	return eni != "" && slices.Contains(slices.Collect(maps.Values(r.told)), eni)
 }
 
 // releaseWait bounds the wait for an ADD or DEL that has the lock of a device.
@@ -61,7 +93,10 @@ func (r *releases) step(ctx context.Context, src inventory.Sources, res inventor
 		}
 		told[free.Slot] = free.ENI
 	}
-	if slices.ContainsFunc(src.Entries, func(e inventory.Entry) bool { return e.Released && e.ENI.ID != "" && told[e.Slot] != e.ENI.ID }) {
+	waits := func(e inventory.Entry) bool {
+		return e.Withheld || e.Released && e.ENI.ID != "" && told[e.Slot] != e.ENI.ID
+	}
+	if slices.ContainsFunc(src.Entries, waits) {
 		out.sooner(holderPoll)
 	}
 	if !src.Complete && len(src.Entries) == 0 { // the list is not known now: it has not changed

@@ -184,6 +184,11 @@ func TestReleaseWaitsForTheKubelet(t *testing.T) {
 	}
 	list.set(false)
 	n.settle()
+	if n.released() || n.daemon.files.Inventory.Devices[0].Phase != nodestate.PhasePending {
+		t.Errorf("wanted again, and the controller cannot know that it is not released: released %t, rows %+v", n.released(), n.daemon.files.Inventory.Devices)
+	}
+	list.snap.Shown = n.views[len(n.views)-1].Number
+	n.settle()
 	if n.released() || n.daemon.files.Inventory.Devices[0].Phase != nodestate.PhaseReady {
 		t.Errorf("wanted again: released %t, rows %+v", n.released(), n.daemon.files.Inventory.Devices)
 	}

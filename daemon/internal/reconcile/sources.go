@@ -45,7 +45,7 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []problem.
 	f.UnreadNodeENIs = snap.Unread
 	f.NodeENIs, f.Complete, f.Lookup = snap.Objects, snap.Complete && err == nil, snap.Lookup
 	f.Elsewhere = snap.Elsewhere
-	f.Entries, f.UnreadENIs = snap.Entries, snap.UnreadENIs
+	f.Entries, f.UnreadENIs = r.releases.withhold(snap), snap.UnreadENIs
 	f.Freed = r.releases.freed(f.Entries)
 	found = append(found, silent(snap, len(f.Checkpoint.Devices) > 0)...)
 	for _, p := range snap.Problems {

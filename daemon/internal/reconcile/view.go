@@ -44,6 +44,7 @@ func (r *Reconciler) observe(begun time.Time, src inventory.Sources) {
 		return
 	}
 	v := r.view
+	v.Number = r.releases.next
 	v.At, v.Inventory, v.Plugin = r.Now().UTC().Round(0), r.files.Inventory, r.plugin.View()
 	v.Declared = declared(src)
 	v.Unlisted, v.ByController = !src.Complete, src.Lookup == inventory.LookupEntries

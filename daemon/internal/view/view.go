@@ -12,6 +12,7 @@ import (
 
 // View is the state after a Sync, and the actions of that Sync. It is not changed once it was handed out.
 type View struct {
+	Number    uint64 // counts the Views of this daemon from 1
 	At        time.Time
 	Inventory nodestate.Inventory // the content of the file
 	Declared  []Declared          // the NodeENIs of this node, by name

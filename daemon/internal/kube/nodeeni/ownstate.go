@@ -106,6 +106,7 @@ func (s *Source) listEntries() inventory.Snapshot {
 		return inventory.Snapshot{Lookup: inventory.LookupEntries, Silent: why, SilentFor: s.now().Sub(s.silentSince)}
 	}
 	snap := s.own.snapshot(s.instance())
+	snap.Shown = s.shown
 	for i := range snap.Entries {
 		e := &snap.Entries[i]
 		e.Withheld = slices.ContainsFunc(s.released, func(r v1alpha1.ReleasedENI) bool { return r.ENIID == e.ENI.ID.String() })
@@ -114,11 +115,12 @@ func (s *Source) listEntries() inventory.Snapshot {
 }
 
 // Reported says that the ENINodeState has a status of this protocol, so that the controller asks before it detaches an ENI, and which ENIs
-// are released by it. Before it no device of the controller's list is offered, and no device of those ENIs.
-func (s *Source) Reported(released []v1alpha1.ReleasedENI) {
+// are released by it. Before it no device of the controller's list is offered, and no device of those ENIs. view is the Number of the View that
+// the status shows; 0 for none.
+func (s *Source) Reported(released []v1alpha1.ReleasedENI, view uint64) {
 	s.change(func() bool {
 		seen := !s.reported || !slices.Equal(s.released, released)
-		s.reported, s.released = true, released
+		s.reported, s.released, s.shown = true, released, max(s.shown, view)
 		return seen
 	})
 }

@@ -115,14 +115,14 @@ func TestOwnStateFollows(t *testing.T) {
 		r.untilEntries("silent") // there is no object
 		<-gone
 		s.put(pathStates, "node-a", stateWith(`{}`))
-		r.Reported(nil)
+		r.Reported(nil, 0)
 		s.put(pathStates, "node-a", listWith())
 		r.untilEntries("")
 		s.put(pathStates, "node-a", listWith(entryWith(1, "Attached", ""), entryWith(2, "Attached", "")))
 		r.untilEntries("1 2")
-		r.Reported([]v1alpha1.ReleasedENI{{Slot: "0000000000000002", ENIID: "eni-00000000000000002"}})
+		r.Reported([]v1alpha1.ReleasedENI{{Slot: "0000000000000002", ENIID: "eni-00000000000000002"}}, 0)
 		r.untilEntries("1 2-") // until the status no longer says so
-		r.Reported(nil)
+		r.Reported(nil, 0)
 		r.untilEntries("1 2")
 		s.put(pathStates, "node-a", listWith(entryWith(1, "Released", ""), entryWith(2, "Attached", "")))
 		r.untilEntries("(1) 2")
@@ -155,7 +155,7 @@ func TestOwnStateUnreported(t *testing.T) {
 	s.put(pathStates, "node-a", listWith(entryWith(1, "Attached", "")))
 	r := runEntries(t, s)
 	r.untilEntries("silent")
-	r.Reported(nil)
+	r.Reported(nil, 0)
 	r.untilEntries("1")
 }
 
@@ -175,7 +175,7 @@ func TestOwnStateSilentFor(t *testing.T) {
 	if snap, _ := r.List(); snap.SilentFor != time.Minute {
 		t.Errorf("silent for %v, want 1m", snap.SilentFor)
 	}
-	r.Reported(nil)
+	r.Reported(nil, 0)
 	s.put(pathStates, "node-a", listWith())
 	r.untilEntries("")
 	add(time.Hour)
@@ -193,7 +193,7 @@ func TestOwnStatusWakesNobody(t *testing.T) {
 	s.put(pathNodes, "node-a", nodeX)
 	s.put(pathStates, "node-a", listWith(entryWith(1, "Attached", "")))
 	r := runEntries(t, s)
-	r.Reported(nil)
+	r.Reported(nil, 0)
 	r.untilEntries("1")
 	r.untilReason("")
 	wakes := r.wakes.Load()
@@ -228,7 +228,7 @@ func TestEntryUnreadable(t *testing.T) {
 			s.put(pathNodes, "node-a", nodeX)
 			s.put(pathStates, "node-a", listWith(good, entryWith(2, "Attached", "")))
 			r := runEntries(t, s)
-			r.Reported(nil)
+			r.Reported(nil, 0)
 			r.untilEntries("1 2")
 			s.put(pathStates, "node-a", listWith(tt.bad, entryWith(2, "Attached", "")))
 			r.untilEntries(tt.want)
@@ -251,7 +251,7 @@ func TestEntryValues(t *testing.T) {
 			`"allowedNamespaces":"red","prefixes":["10.0.2.16/28"],`),
 		strings.Replace(entryWith(2, "Attached", ""), "i-0123456789abcdef0", "i-0fffffffffffffff0", 1)))
 	r := runEntries(t, s, func(o *Options) { o.Instance = func() string { return "i-0123456789abcdef0" } })
-	r.Reported(nil)
+	r.Reported(nil, 0)
 	r.untilEntries("1") // the other one is an earlier instance's
 	snap, _ := r.List()
 	o, e := snap.Objects[0], snap.Entries[0]

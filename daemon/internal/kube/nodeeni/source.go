@@ -60,6 +60,7 @@ type Source struct {
 	silentSince time.Time
 	reported    bool
 	released    []v1alpha1.ReleasedENI
+	shown       uint64
 	node        nodeFacts
 	// nodeRead: node is an answer of the API server.
 	nodeRead bool

@@ -20,13 +20,14 @@ import (
 type told struct {
 	mu   sync.Mutex
 	last []v1alpha1.ReleasedENI
+	view uint64
 	n    int
 }
 
-func (c *told) reported(r []v1alpha1.ReleasedENI) {
+func (c *told) reported(r []v1alpha1.ReleasedENI, view uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.last, c.n = r, c.n+1
+	c.last, c.view, c.n = r, max(c.view, view), c.n+1
 }
 
 func (c *told) is(want ...v1alpha1.ReleasedENI) bool {
@@ -81,9 +82,12 @@ func TestProtocolComesFirst(t *testing.T) {
 	v.Released = []view.Released{{Slot: one.Slot, ENIID: "eni-00000001"}}
 	r.Observe(v)
 	fakekube.Await(t, "released", func() bool { return c.is(one) })
-	v.Released = nil // wanted after all
+	v.Number, v.Released = 7, nil // wanted after all
 	r.Observe(v)
 	fakekube.Await(t, "no longer", func() bool { return c.is() })
+	v.Number = 8 // without news
+	r.Observe(v)
+	fakekube.Await(t, "the number of the View", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return c.view == 8 })
 	v.Released = []view.Released{{Slot: one.Slot, ENIID: "eni-00000001"}}
 	r.Observe(v)
 	fakekube.Await(t, "released again", func() bool { return c.is(one) })

@@ -34,8 +34,8 @@ type Options struct {
 	Log  logrus.FieldLogger
 	// Reported is called when the ENINodeState has a status of the protocol with the lifecycle controller, with the ENIs that it says are
 	// released: at the start an earlier daemon's, else one that says no more than the protocol. Somebody else then watches the object, and
-	// calls Gone. Nil: there is no such controller.
-	Reported func(released []v1alpha1.ReleasedENI)
+	// calls Gone. view is the Number of the View that the status shows, 0 before the first. Nil: there is no such controller.
+	Reported func(released []v1alpha1.ReleasedENI, view uint64)
 }
 
 // Reporter publishes this node's ENINodeState and Events. Its methods are safe for concurrent use.
@@ -211,21 +211,21 @@ func (r *Reporter) writeState(ctx context.Context, written *v1alpha1.ENINodeStat
 	if !known {
 		return 0, nil
 	}
-	status := *written
+	status, shown := *written, uint64(0)
 	switch {
 	case r.Reported != nil && written.Protocol != v1alpha1.Protocol:
 		status.Protocol = v1alpha1.Protocol
 	case view == nil:
-		r.reported(node, status)
+		r.reported(node, status, 0)
 		return 0, nil
 	default:
-		status = statusOf(*view, *written)
+		status, shown = statusOf(*view, *written), view.Number
 		if r.Reported != nil {
 			status.Protocol, status.Released = v1alpha1.Protocol, releasedENIs(*view)
 		}
 	}
 	if r.state.belongs(node) && sameState(status, *written) {
-		r.reported(node, status)
+		r.reported(node, status, shown)
 		return 0, nil
 	}
 	first := written.Protocol != status.Protocol
@@ -233,16 +233,16 @@ func (r *Reporter) writeState(ctx context.Context, written *v1alpha1.ENINodeStat
 		return 0, err
 	}
 	*written = status
-	r.reported(node, status)
+	r.reported(node, status, shown)
 	if first {
 		signal(r.changed) // the View is still to be written
 	}
 	return writeApart, nil
 }
 
-func (r *Reporter) reported(node client.NodeRef, status v1alpha1.ENINodeStateStatus) {
+func (r *Reporter) reported(node client.NodeRef, status v1alpha1.ENINodeStateStatus, shown uint64) {
 	if r.Reported != nil && r.state.belongs(node) && status.Protocol == v1alpha1.Protocol {
-		r.Reported(status.Released)
+		r.Reported(status.Released, shown)
 	}
 }
 
