@@ -50,8 +50,9 @@ func (c *Client) InstanceType(ctx context.Context, name string) (vpc.InstanceTyp
 	if err := matches(typePattern)(name); err != nil {
 		return vpc.InstanceType{}, malformed(noType, name, err)
 	}
-	if known, ok := c.knownTypes.Load(name); ok {
-		return known.(vpc.InstanceType), nil //nolint:errcheck,forcetypeassert // this function alone stores
+	known, _ := c.knownTypes.Load(name)
+	if t, ok := known.(vpc.InstanceType); ok {
+		return t, nil
 	}
 	t, err := one(ctx, c, c.types, name, noType)
 	if err == nil {
