@@ -213,7 +213,11 @@ func (w *fakeWorld) settled(limit time.Duration) bool {
 		w.round(false)
 		w.round(false)
 		moving := w.region.live(func(i vpc.Interface) bool { return i.Attachment != nil && i.Attachment.Status != "attached" })
-		if w.region.changes == changes && w.cluster.writes == writes && len(moving) == 0 {
+		missing := false
+		for _, cell := range w.leader.cells {
+			missing = missing || !cell.mem.missingSince.IsZero()
+		}
+		if w.region.changes == changes && w.cluster.writes == writes && len(moving) == 0 && !missing {
 			return true
 		}
 	}
