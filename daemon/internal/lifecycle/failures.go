@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 )
@@ -15,8 +16,8 @@ const (
 	Throttled       = "Throttled"
 	IndexTaken      = "IndexTaken"
 	NotPermitted    = "NotPermitted"
-	SubnetFull      = "SubnetFull"
-	Forbidden       = "Forbidden"
+	SubnetFull      = string(reason.SubnetFull)
+	Forbidden       = string(reason.Forbidden)
 	Unauthenticated = "Unauthenticated"
 	TerminationFlag = "TerminationFlag"
 	Refused         = "Refused"

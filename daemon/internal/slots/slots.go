@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"strings"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
@@ -113,7 +114,7 @@ type Fault struct {
 
 // Reasons of Faults and of blocked slots. docs/controller.md explains each.
 const (
-	NoSubnet               = "NoSubnet"
+	NoSubnet               = string(reason.NoSubnet)
 	NoSubnetInZone         = "NoSubnetInZone"
 	AmbiguousSubnet        = "AmbiguousSubnet"
 	AmbiguousSecurityGroup = "AmbiguousSecurityGroup"
