@@ -37,10 +37,15 @@ func available(id string) vpc.Interface {
 	return e
 }
 
-var primary, elsewhere, detached = at("primary", 0, 0), at("a", 0, 1, "no_manage"), at("x", 0, 2)
+var (
+	primary   = at("primary", 0, 0)
+	elsewhere = with(at("a", 0, 1, "no_manage"), func(a *vpc.Attachment) { a.Instance = "i-2" })
+	detached  = with(at("x", 0, 2), func(a *vpc.Attachment) { a.Status = "detached" })
+)
 
-func init() {
-	elsewhere.Attachment.Instance, detached.Attachment.Status = "i-2", "detached"
+func with(e vpc.Interface, change func(*vpc.Attachment)) vpc.Interface {
+	change(e.Attachment)
+	return e
 }
 
 func card(s Slot, card int) Slot { s.Card = card; return s }
