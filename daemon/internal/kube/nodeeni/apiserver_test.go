@@ -135,8 +135,8 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *apiServer) check(r *http.Request, q url.Values, entries bool) {
-	known := []string{"watch", "resourceVersion", "resourceVersionMatch", "sendInitialEvents", "allowWatchBookmarks", "timeoutSeconds", "timeout", "limit", "continue",
-		"fieldSelector"}
+	known := []string{"watch", "resourceVersion", "resourceVersionMatch", "sendInitialEvents", "allowWatchBookmarks", "timeoutSeconds", "timeout", "limit",
+		"continue", "fieldSelector"}
 	for k := range q {
 		if !slices.Contains(known, k) {
 			s.t.Errorf("%s %s: parameter %q", r.Method, r.URL, k)

