@@ -80,10 +80,7 @@ func newLoop(ctx context.Context, o Options) *loop {
 func (l *loop) begin() bool {
 	var owned []vpc.Interface
 	var at time.Time
-	ok := l.until("read the cluster's objects", func() error {
-		_, err := l.Cluster.Snapshot()
-		return err
-	}) && l.until("read the cluster's UID", func() (err error) {
+	ok := l.read() && l.until("read the cluster's UID", func() (err error) {
 		l.cluster, err = l.Cluster.ClusterUID(l.ctx)
 		return err
 	}) && l.until("list the cluster's ENIs", func() (err error) {
@@ -112,6 +109,21 @@ func (l *loop) begin() bool {
 
 func (l *loop) ownedQuery() vpc.Query {
 	return vpc.Query{Tags: map[string][]string{slots.TagCluster: {l.cluster}}}
+}
+
+// readEvery is how often read looks. Whoever follows the objects logs why they cannot be read.
+const readEvery = 100 * time.Millisecond
+
+// read waits until the cluster's objects were read as a whole; it is false if ctx ends first.
+func (l *loop) read() bool {
+	for {
+		if _, err := l.Cluster.Snapshot(); err == nil {
+			return true
+		}
+		if !backoff.Sleep(l.ctx, readEvery) {
+			return false
+		}
+	}
 }
 
 // until tries again until there is no error; it is false if ctx ends first.
