@@ -106,6 +106,12 @@ demo: prereq-demo build tools ## Show the main job: no root, no cluster, no AWS 
 	@$(GIVEBACK)
 	@$(BIN)/tools/demo
 
+.PHONY: demo-cluster
+demo-cluster: prereq-demo-cluster build tools $(KUBE)/.built ## Show the life of an ENI with a real API server: no root, no AWS (20 s; the first time 10 min)
+	$(call gobuild,-C test/kube) -o $(HERE)/$(KUBE)/demo-cluster ./democluster
+	@$(GIVEBACK)
+	@$(KUBE)/demo-cluster
+
 .PHONY: bench bench-plugin bench-daemon bench-story
 bench: bench-plugin bench-daemon bench-story ## Measure against the reference plugins and a real API server; prints tables, asserts nothing (19 min)
 bench-plugin: prereq-bench build tools ## Measure the plugin alone, against the reference plugins (8 min)
