@@ -11,6 +11,9 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/multi-eni/multi-eni-cni/test/kube/plane"
 )
 
 type account struct{ namespace, name string }
@@ -121,6 +124,28 @@ func (c *Cluster) WriteKubeconfig(t testing.TB) string {
 	path := filepath.Join(t.TempDir(), "kubeconfig")
 	Must(t, c.plane.WriteTokenKubeconfig(path, c.Proxy.Address, c.token))
 	return path
+}
+
+// WriteAccountKubeconfig writes a kubeconfig of another ServiceAccount, which does not use Proxy, and returns its path.
+func (c *Cluster) WriteAccountKubeconfig(t testing.TB, namespace, name string) string {
+	t.Helper()
+	answer, err := c.Admin.CoreV1().ServiceAccounts(namespace).CreateToken(t.Context(), name, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatalf("request a token of %s: %v", name, err)
+	}
+	dir := t.TempDir()
+	token, path := filepath.Join(dir, "token"), filepath.Join(dir, "kubeconfig")
+	Must(t, os.WriteFile(token, []byte(answer.Status.Token), 0o600))
+	Must(t, c.plane.WriteTokenKubeconfig(path, plane.Address, token))
+	return path
+}
+
+// As returns the configuration of a ServiceAccount whose kubeconfig is at path.
+func As(t testing.TB, kubeconfig string) *rest.Config {
+	t.Helper()
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	Must(t, err)
+	return config
 }
 
 // WriteAdminKubeconfig writes a kubeconfig of an administrator, and returns its path.

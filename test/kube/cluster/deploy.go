@@ -166,7 +166,7 @@ func ReadFile(t testing.TB, path string) []*unstructured.Unstructured {
 // Apply applies one object (server-side, by force) and returns the result.
 func (c *Cluster) Apply(t testing.TB, o *unstructured.Unstructured) *unstructured.Unstructured {
 	t.Helper()
-	if o.GetKind() == "ServiceAccount" {
+	if o.GetKind() == "ServiceAccount" && c.account == (account{}) {
 		c.account = account{o.GetNamespace(), o.GetName()}
 	}
 	if o.GetNamespace() != "" {

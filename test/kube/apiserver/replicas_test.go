@@ -1,0 +1,303 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+const finalizer = "nodeeni.networking.k8s.aws/finalizer"
+
+// TestController: two replicas, and one ENI from its NodeENI to nothing. A daemon that has it keeps it. At rest nothing is written.
+func TestController(t *testing.T) {
+	r := newRegion(t)
+	replicas := []*replica{r.start("a"), r.start("b")}
+	declared := time.Now()
+	r.declareENI()
+	e := r.awaitEntry("an attached entry", attached)
+	t.Logf("NodeENI to attached entry, election included: %v", time.Since(declared))
+	live := r.live()
+	if len(live) != 1 || live[0].ID != e.ENIID || live[0].MAC != e.MAC || live[0].Instance != fleetInstance || live[0].DeviceIndex != 1 ||
+		!live[0].DeleteOnTermination {
+		t.Errorf("EC2 has %+v, the entry is %+v", live, e)
+	}
+	r.report(r.device(e, "ready", "default/p"), nil)
+	cluster.Eventually(t, "status.attachments", soon, r.statusNames(e))
+	r.atRest(replicas)
+
+	r.DeleteNodeENI(t, "a")
+	r.awaitEntry("the wish to release", func(e v1alpha1.AttachmentEntry) bool { return e.Wanted == v1alpha1.WantedReleased })
+	r.report(r.device(e, "draining", "default/p"), nil)
+	r.awaitEntry("draining", func(e v1alpha1.AttachmentEntry) bool { return e.Phase == "Draining" })
+	cluster.Holds(t, "no Detach while a pod has the ENI", calm, func() error { return r.not("DetachNetworkInterface") })
+	r.report(nil, []any{map[string]any{"slot": e.Slot, "eniID": "eni-0ffffffffffffffff"}})
+	cluster.Holds(t, "no Detach for the release of another ENI", calm/2, func() error { return r.not("DetachNetworkInterface") })
+	r.report(nil, []any{map[string]any{"slot": e.Slot, "eniID": e.ENIID}})
+	cluster.Eventually(t, "the NodeENI gone", soon, r.gone)
+	if live := r.live(); len(live) > 0 {
+		t.Errorf("the NodeENI is gone, and EC2 still has %+v", live)
+	}
+	want := []string{"CreateNetworkInterface", "AttachNetworkInterface", "ModifyNetworkInterfaceAttribute", "DetachNetworkInterface", "DeleteNetworkInterface"}
+	if got := slices.Concat(replicas[0].mutating(), replicas[1].mutating()); !slices.Equal(got, want) {
+		t.Errorf("calls %q, want %q", got, want)
+	}
+	for _, c := range replicas {
+		cluster.Must(t, c.proc.Stop())
+	}
+}
+
+func (r *region) statusNames(e v1alpha1.AttachmentEntry) func() error {
+	return func() error {
+		o, err := r.NodeENIs().Get(r.Context(), "a", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		status, _ := o.Object["status"].(map[string]any)
+		list, _ := status["attachments"].([]any)
+		if len(list) != 1 {
+			return fmt.Errorf("attachments %v", list)
+		}
+		got, _ := list[0].(map[string]any)
+		if got["eniID"] != e.ENIID || got["attachmentID"] != e.AttachmentID || got["nodeID"] != fleetNode || !slices.Contains(o.GetFinalizers(), finalizer) {
+			return fmt.Errorf("attachment %v, finalizers %v, want those of %+v", got, o.GetFinalizers(), e)
+		}
+		return nil
+	}
+}
+
+// atRest checks that nothing is written but the Lease, and nothing is changed in EC2.
+func (r *region) atRest(replicas []*replica) {
+	r.Helper()
+	var before int
+	settled := time.Now()
+	// A write may still be due: they are at least five seconds apart.
+	cluster.Eventually(r, "no write for seven seconds", soon, func() error {
+		if now := len(r.writes()); now != before {
+			before, settled = now, time.Now()
+		}
+		if time.Since(settled) < 7*time.Second {
+			return fmt.Errorf("the last writes:\n%s", cluster.Lines(r.writes()))
+		}
+		return nil
+	})
+	calls := len(replicas[0].mutating()) + len(replicas[1].mutating())
+	cluster.Holds(r, "at rest", calm, func() error {
+		if now := r.writes(); len(now) != before {
+			return fmt.Errorf("written:\n%s", cluster.Lines(now[before:]))
+		}
+		if now := len(replicas[0].mutating()) + len(replicas[1].mutating()); now != calls {
+			return errors.New("EC2 was changed")
+		}
+		return nil
+	})
+}
+
+func (r *region) gone() error {
+	_, err := r.NodeENIs().Get(r.Context(), "a", metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil
+	case err == nil:
+		return errors.New("the NodeENI is still there")
+	}
+	return err
+}
+
+// not is an error once EC2 has seen an action.
+func (r *region) not(action string) error {
+	for _, e := range r.ec2.Events() {
+		if e.Action == action {
+			return fmt.Errorf("EC2 saw %s at %v", action, e.At)
+		}
+	}
+	return nil
+}
+
+// TestControllerSides: the controller's account cannot write the daemon's report, and the daemon's account cannot write the controller's list.
+// RBAC and the admission policies together see to it.
+func TestControllerSides(t *testing.T) {
+	r := newRegion(t)
+	r.ExpectDenials("the rights are tried")
+	r.deniesFine = true
+	r.start("a")
+	r.declareENI()
+	e := r.awaitEntry("an attached entry", attached)
+	o := ownNode{t, r.Cluster, t.Context()}
+	controller := cluster.As(t, r.kubeconfig)
+	daemon := r.InPod(t, o.pod("multi-enid-1", fleetNode, func(p *corev1.Pod) { p.Labels = map[string]string{"app.kubernetes.io/name": "multi-enid"} }))
+	r.applyPolicies(o, daemon)
+	report := map[string]any{"problemCount": 0, "protocol": v1alpha1.Protocol}
+	for what, err := range map[string]error{
+		"the daemon reports its node":      o.applyStatusOf(daemon, fleetNode, report),
+		"the controller marks the NodeENI": o.patchNodeENI(controller, `{"metadata":{"annotations":{"aws-multi-eni-controller/cleanup-start-time":"x"}}}`),
+	} {
+		if err != nil {
+			t.Errorf("%s: %v, want it allowed", what, err)
+		}
+	}
+	ask := func(as *rest.Config) rest.Interface { return o.rest(as) }
+	for what, err := range map[string]error{
+		"the daemon sets a spec":                      o.applySpecOf(daemon, fleetNode, map[string]any{"attachments": []any{}}),
+		"the daemon makes an object with a spec":      o.createWithSpec(daemon, fleetNode),
+		"the daemon makes the object of another node": o.createState(daemon, "node-9"),
+		"the daemon reads NodeENIs":                   ask(daemon).Get().AbsPath(nodeENIs).Do(t.Context()).Error(),
+		"the daemon reads the Lease":                  ask(daemon).Get().AbsPath(leases, leaseName).Do(t.Context()).Error(),
+		"the daemon deletes a NodeENI":                ask(daemon).Delete().AbsPath(nodeENIs, "a").Param("dryRun", "All").Do(t.Context()).Error(),
+		"the controller reports a node":               o.applyStatusOf(controller, fleetNode, report),
+		"the controller changes a NodeENI's spec":     o.patchNodeENI(controller, `{"spec":{"deviceIndex":7}}`),
+		"the controller deletes a NodeENI":            ask(controller).Delete().AbsPath(nodeENIs, "a").Param("dryRun", "All").Do(t.Context()).Error(),
+		"the controller patches a Node":               o.patchNode(controller, fleetNode, `[{"op":"add","path":"/metadata/labels/x","value":"y"}]`),
+	} {
+		if !apierrors.IsForbidden(err) {
+			t.Errorf("%s: %v, want it forbidden", what, err)
+		}
+	}
+	if now, err := r.entry(); err != nil || now.ENIID != e.ENIID {
+		t.Errorf("the entry is %+v, %v; it was %+v", now, err, e)
+	}
+}
+
+// applyPolicies applies the admission policies of daemon and controller, and waits until they are in force.
+func (r *region) applyPolicies(o ownNode, daemon *rest.Config) {
+	r.Helper()
+	repo, err := nstest.Repo()
+	cluster.Must(r, err)
+	r.Cleanup(func() { // after the deletion: the API server acts on it a moment later
+		over := ownNode{T: o.T, Cluster: o.Cluster, ctx: context.Background()}
+		cluster.Eventually(over, "the policies out of force", settleTimeout, func() error { return over.createState(over.InNoPod(over), "node-3") })
+	})
+	for _, file := range []string{"deploy/admission/own-node.yaml", "deploy/components/controller/admission.yaml"} {
+		for _, object := range r.ApplyFile(r, filepath.Join(repo, file)) {
+			r.Cleanup(func() { r.Delete(r, object) })
+		}
+	}
+	controller := cluster.As(r, r.kubeconfig)
+	refuses := func(err error) error {
+		if !apierrors.IsForbidden(err) {
+			return fmt.Errorf("not refused: %w", err)
+		}
+		return nil
+	}
+	cluster.Eventually(r, "the policies in force", settleTimeout, func() error {
+		return errors.Join(refuses(o.createWithSpec(daemon, "node-9")), refuses(o.patchNodeENI(controller, `{"spec":{"deviceIndex":7}}`)))
+	})
+}
+
+// TestControllerKilled: the leader dies between Create and its answer. The other finishes its work: there is one ENI.
+func TestControllerKilled(t *testing.T) {
+	r := newRegion(t)
+	a := r.start("a")
+	r.awaitLeader(a)
+	b := r.start("b")
+	held := a.holdNext("CreateNetworkInterface")
+	r.declareENI()
+	wait(t, held.done)
+	a.proc.Kill()
+	killed := time.Now()
+	e := r.awaitEntry("an attached entry", attached)
+	t.Logf("SIGKILL to attached: %v", time.Since(killed))
+	r.one(e)
+	if got, want := b.mutating(), []string{"AttachNetworkInterface", "ModifyNetworkInterfaceAttribute"}; !slices.Equal(got, want) {
+		t.Errorf("the other called %q, want %q: the ENI was there", got, want)
+	}
+}
+
+// one fails unless EC2 has seen exactly one ENI of the controller, and still has it.
+func (r *region) one(e v1alpha1.AttachmentEntry) {
+	r.Helper()
+	var made []string
+	for _, n := range r.ec2.All() {
+		if n.Tags["NodeENI"] != "" {
+			made = append(made, n.ID)
+		}
+	}
+	if !slices.Equal(made, []string{e.ENIID}) {
+		r.Errorf("EC2 has seen the ENIs %q, want %s alone", made, e.ENIID)
+	}
+}
+
+// TestControllerFrozen: the leader freezes with an answer under way, and thaws when another leads. It changes nothing any more.
+func TestControllerFrozen(t *testing.T) {
+	r := newRegion(t)
+	a := r.start("a")
+	r.awaitLeader(a)
+	b := r.start("b")
+	held := a.holdNext("CreateNetworkInterface")
+	r.declareENI()
+	wait(t, held.done)
+	cluster.Must(t, a.proc.Signal(syscall.SIGSTOP))
+	close(held.let) // it waits in the socket
+	frozen, said := time.Now(), len(a.log())
+	r.awaitLeader(b)
+	e := r.awaitEntry("an attached entry", attached)
+	t.Logf("SIGSTOP to attached by the other: %v", time.Since(frozen))
+	before := a.mutating()
+	cluster.Must(t, a.proc.Signal(syscall.SIGCONT))
+	a.awaitLog("leader no more", said)
+	cluster.Holds(t, "the thawed leader changes nothing", calm, func() error {
+		if now := a.mutating(); len(now) != len(before) {
+			return fmt.Errorf("it called %q", now[len(before):])
+		}
+		return nil
+	})
+	for _, q := range r.writes() {
+		if q.Code == http.StatusConflict {
+			t.Logf("refused by its resourceVersion: %v", q)
+		}
+	}
+	r.one(e)
+	if now, err := r.entry(); err != nil || now.ENIID != e.ENIID || now.AttachmentID != e.AttachmentID {
+		t.Errorf("the entry is %+v, %v; it was %+v", now, err, e)
+	}
+}
+
+// TestControllerRival: while the public controller's Lease is fresh nothing is changed; once it has run out the work is done.
+func TestControllerRival(t *testing.T) {
+	r := newRegion(t)
+	const elsewhere = "eni-controller-system"
+	r.EnsureNamespace(t, elsewhere)
+	leases := r.Admin.CoordinationV1().Leases(elsewhere)
+	_, err := leases.Create(t.Context(), rival(elsewhere), metav1.CreateOptions{})
+	cluster.Must(t, err)
+	a := r.start("a")
+	r.awaitLeader(a)
+	r.declareENI()
+	a.awaitLog("OtherController", 0)
+	renewed := time.Now()
+	cluster.Holds(t, "nothing is changed beside another controller", calm, func() error {
+		if time.Since(renewed) > 2*time.Second {
+			renewed = time.Now()
+			cluster.Must(t, r.renew(elsewhere))
+		}
+		if got := a.mutating(); len(got) > 0 {
+			return fmt.Errorf("it called %q", got)
+		}
+		return nil
+	})
+	cluster.Must(t, leases.Delete(t.Context(), leaseName, metav1.DeleteOptions{}))
+	r.one(r.awaitEntry("an attached entry", attached))
+}
+
+func wait(t *testing.T, done <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-done:
+	case <-time.After(soon):
+		t.Fatal("EC2 was not called")
+	}
+}
