@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -219,17 +220,17 @@ func (s *stage) netconf(device map[string]any) string {
 	return string(b)
 }
 
-func (s *stage) startDaemon(imds string) {
+func (s *stage) startDaemon(imds string, flags ...string) {
 	s.Helper()
 	binary, err := nstest.Binary("multi-enid")
 	s.must(err)
 	s.must(os.MkdirAll(filepath.Dir(s.config()), 0o755))
 	s.daemonEnv = []string{"AWS_EC2_METADATA_SERVICE_ENDPOINT=" + imds}
-	s.daemonCmd = []string{
+	s.daemonCmd = append([]string{
 		binary, "run", "--node-name=" + node.Name, "--nodeeni-source=kube", "--kubeconfig=" + s.WriteKubeconfig(s.T, "kube-system", "multi-enid"),
 		"--pcidp-config=" + s.config(), "--inventory=" + s.paths.inventory, "--state-dir=" + s.paths.state,
 		"--attachments-dir=" + string(s.attachments()), "--sysfs=" + s.host.Sysfs, "--cni-bin-dir=" + node.CNIBinDir, "--orphan-grace=" + orphanGrace.String(),
-	}
+	}, flags...)
 	s.Cleanup(func() {
 		s.daemon.Kill()
 		if log, err := os.ReadFile(s.path("multi-enid.log")); s.Failed() {
@@ -237,7 +238,11 @@ func (s *stage) startDaemon(imds string) {
 		}
 	})
 	s.runDaemon()
-	cluster.Eventually(s.T, "first config", settle, func() error { _, err := os.Stat(s.config()); return err })
+	first := s.config()
+	if slices.Contains(flags, "--offer=deviceplugin") { // then it writes none
+		first = s.paths.inventory
+	}
+	cluster.Eventually(s.T, "first file", settle, func() error { _, err := os.Stat(first); return err })
 }
 
 func (s *stage) runDaemon() {
