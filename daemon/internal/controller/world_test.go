@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -32,8 +31,9 @@ type world struct {
 	log     logrus.FieldLogger
 
 	holdersMu sync.Mutex
-	// holders are pods by the ENI that they have.
-	holders map[string]string
+	// holders are pods by the ENI that they have, bySlot are slots of live ENIs.
+	holders, bySlot map[string]string
+	settled         bool
 }
 
 const (
@@ -82,8 +82,12 @@ func newWorld(t *testing.T, edit ...func(*fakeec2.Config)) *world {
 	return w
 }
 
-// judgeChange finds an ENI that is taken from a pod.
+// judgeChange finds an ENI that is taken from a pod, a second ENI of a slot, and a change of somebody else's ENI.
 func (w *world) judgeChange(e fakeec2.ENI) {
+	w.judgeSlot(e)
+	if e.Tags[slots.TagCluster] == "" && e.Tags["foreign"] != "" && e.Created.IsZero() && e.Deleted.IsZero() && w.settled {
+		w.Errorf("%s: %s is not ours, and was changed", time.Now().Format("15:04:05.000"), e.ID)
+	}
 	if e.Instance != "" && e.AttachmentStatus != "detaching" && e.Deleted.IsZero() {
 		return
 	}
@@ -92,6 +96,23 @@ func (w *world) judgeChange(e fakeec2.ENI) {
 	if pod := w.holders[e.ID]; pod != "" {
 		w.Errorf("%s: %s is detached or deleted while pod %s has it", time.Now().Format("15:04:05.000"), e.ID, pod)
 		delete(w.holders, e.ID)
+	}
+}
+
+// judgeSlot finds a second live ENI of a slot.
+func (w *world) judgeSlot(e fakeec2.ENI) {
+	w.holdersMu.Lock()
+	defer w.holdersMu.Unlock()
+	if w.bySlot == nil {
+		w.bySlot = map[string]string{}
+	}
+	if w.bySlot[e.ID] = e.Tags[slots.TagSlot]; !e.Deleted.IsZero() {
+		delete(w.bySlot, e.ID)
+	}
+	for id, slot := range w.bySlot {
+		if id != e.ID && slot != "" && slot == w.bySlot[e.ID] {
+			w.Errorf("%s: slot %s has both %s and %s", time.Now().Format("15:04:05.000"), slot, id, e.ID)
+		}
 	}
 }
 
@@ -388,5 +409,3 @@ func (w *world) gone() bool {
 	w.api.mu.Unlock()
 	return left == 0 && len(w.live()) == 0
 }
-
-var errKilled = errors.New("killed")
