@@ -323,19 +323,23 @@ func (a *tale) end() {
 		if time.Since(begin) > 2*time.Minute {
 			time.Sleep(10 * time.Second)
 		}
+		if !a.attached(want)() {
+			return false
+		}
+		time.Sleep(5 * time.Minute) // EC2 may still show ENIs of instances that have ended
 		return a.attached(want)()
 	})
 	if took := time.Since(begin); took > 45*time.Minute {
 		a.Errorf("it took %v until all was as declared", took)
 	}
 	time.Sleep(time.Minute)
-	calls, writes := a.ec2.Tally("").Mutating, a.written()
+	calls, writes, before := a.ec2.Tally("").Mutating, a.written(), a.describe()
 	time.Sleep(30 * time.Minute)
 	if n := a.ec2.Tally("").Mutating - calls; n != 0 {
 		a.Errorf("%d mutating calls at rest", n)
 	}
 	if n := a.written() - writes; n != 0 {
-		a.Errorf("%d writes at rest: %v", n, a.writes)
+		a.Errorf("%d writes at rest: %v; before:\n%s", n, a.writes, before)
 	}
 	if !a.attached(want)() {
 		a.Errorf("at rest not as declared")

@@ -63,7 +63,11 @@ const (
 	declKey   = "nodeeni/"
 	resyncKey = "resync"
 	rivalKey  = "rival"
+	turnKey   = "turn"
 )
+
+// turnEvery is how long the loop is silent at most, for the probe of its life.
+const turnEvery = time.Minute
 
 func newLoop(ctx context.Context, o Options) *loop {
 	return &loop{
@@ -146,6 +150,7 @@ func (l *loop) until(doing string, try func() error) bool {
 func (l *loop) run() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+
 	for {
 		l.work()
 		l.Tally.Turn(l.Now())
@@ -185,6 +190,8 @@ func (l *loop) due(key string) {
 	switch {
 	case key == resyncKey:
 		l.beginResync()
+	case key == turnKey:
+		l.times.Set(turnKey, l.Now().Add(turnEvery))
 	case key == rivalKey:
 		l.askRival()
 	case strings.HasPrefix(key, nodeKey):
