@@ -72,11 +72,8 @@ func named(list []v1alpha1.NodeENI) bool {
 // ask asks EC2 for subnets and groups. All nodes that NodeENIs select may wait for the answer.
 func (l *loop) ask(name string, q catalog.Question) {
 	again := func() {
-		l.dirtyNodes[name] = true
-		for other, n := range l.nodes {
-			if n.object != nil && (len(n.slots) == 0 || len(n.faults) > 0 || n.undeclared()) {
-				l.dirtyNodes[other] = true
-			}
+		for other := range l.nodes {
+			l.dirtyNodes[other] = true
 		}
 	}
 	if q.Subnets() {
@@ -111,15 +108,6 @@ func (l *loop) answered(action, name string, err error, again func()) {
 
 // lookAgain is when EC2 is asked again after a failed look about no slot in particular.
 const lookAgain = 5 * time.Second
-
-func (n *node) undeclared() bool {
-	for _, s := range n.slots {
-		if !s.declared {
-			return true
-		}
-	}
-	return false
-}
 
 func (l *loop) noteFaults(n *node, faults []slots.Fault) {
 	n.doubtful = false

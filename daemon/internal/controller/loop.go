@@ -108,6 +108,7 @@ func (l *loop) begin() bool {
 	l.noteRival()
 	l.finishResync(at, owned)
 	l.times.Set(rivalKey, l.Now().Add(rivalEvery))
+	l.times.Set(turnKey, l.Now().Add(turnEvery))
 	return true
 }
 

@@ -58,7 +58,8 @@ type slot struct {
 	wanted, declared bool
 	// busy: a call about it is under way.
 	busy bool
-	// outdated: status.released names the slot since an earlier release.
+	// outdated: status.released names the slot since an earlier release. The daemon must take that back before it is told to release again,
+	// because nothing else tells the two answers apart.
 	outdated   bool
 	instance   *vpc.Instance
 	instanceAt time.Time

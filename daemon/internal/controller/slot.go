@@ -97,6 +97,7 @@ func (l *loop) observe(n *node, s *slot) lifecycle.Observed {
 		o.Park = l.parks(d, s.Subnet)
 	}
 	if !s.wanted {
+		o.Wanted = s.outdated && attachedTo(o.Interfaces, s.Instance)
 		return o
 	}
 	if f, ok := n.plan.Faults[s.ID]; ok {
@@ -109,6 +110,12 @@ func (l *loop) observe(n *node, s *slot) lifecycle.Observed {
 		o.Adopt, o.Move = l.adoptable(n, s), l.movable(s)
 	}
 	return o
+}
+
+func attachedTo(list []vpc.Interface, instance string) bool {
+	return slices.ContainsFunc(list, func(v vpc.Interface) bool {
+		return v.Attachment != nil && v.Attachment.Instance == instance && v.Attachment.Status != enis.Detaching
+	})
 }
 
 func (l *loop) observeNode(n *node, s *slot) lifecycle.Node {
