@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/once"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
@@ -32,7 +33,7 @@ type decl struct {
 	updated  time.Time
 	// opening counts its slots that have no ENI attached yet.
 	opening int
-	said    said
+	said    once.Memory
 }
 
 type nodeENI = v1alpha1.NodeENI
@@ -56,7 +57,7 @@ func (l *loop) readDecl(name string) {
 	}
 	l.dirtyDecls[name] = true
 	if d == nil {
-		d = &decl{updated: newest(o), said: said{}}
+		d = &decl{updated: newest(o), said: once.Memory{}}
 		l.decls[name] = d
 	} else if same(d.object, o) {
 		d.object = o
@@ -125,7 +126,7 @@ func (l *loop) lookAtDecl(name string) {
 	o := d.object
 	switch {
 	case o.Fault != "":
-		if d.said.once("unreadable", o.Version) {
+		if d.said.Once("unreadable", o.Version) {
 			l.tell(true, o.Name, o.UID, "UnreadableNodeENI", fmt.Sprintf("NodeENI %s cannot be read, so its ENIs stay as they are: %s", name, o.Fault))
 		}
 		return
@@ -170,7 +171,7 @@ func (l *loop) finish(d *decl) {
 	}
 	left := l.members[o.UID]
 	if slots.Abandoned(o.Is) {
-		if d.said.once("abandoned", "") {
+		if d.said.Once("abandoned", "") {
 			l.tell(true, o.Name, o.UID, "Abandoned", abandoned(left))
 		}
 		l.change(d, l.Cluster.RemoveFinalizer)
@@ -231,7 +232,7 @@ func (l *loop) writeStatus(d *decl, now time.Time) {
 	}
 	slices.SortFunc(entries, func(a, b slots.Entry) int { return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Slot, b.Slot)) })
 	list, truncated, changed := slots.Status(o.Is.Status.Attachments, entries, now)
-	if truncated && d.said.once("truncated", "") {
+	if truncated && d.said.Once("truncated", "") {
 		l.tell(false, o.Name, o.UID, "StatusTruncated",
 			fmt.Sprintf("status.attachments lists %d of %d attachments; kubectl get ens has all", len(list), len(members)))
 	}

@@ -96,11 +96,11 @@ func (l *loop) ask(name string, q catalog.Question) {
 // answered goes on after an answer about no slot in particular, or tries again later.
 func (l *loop) answered(action, name string, err error, again func()) {
 	if err == nil {
-		l.said.forget(action)
+		l.said.Forget(action)
 		again()
 		return
 	}
-	if l.said.once(action, err.Error()) {
+	if l.said.Once(action, err.Error()) {
 		l.Log.WithError(err).WithField("action", action).Warn("EC2 does not answer; it is asked again")
 	}
 	l.times.Set(nodeKey+name, l.Now().Add(lookAgain))
@@ -124,7 +124,7 @@ func (l *loop) noteFaults(n *node, faults []slots.Fault) {
 		if f.Node != "" {
 			subject += " " + f.Node
 		}
-		if d == nil || !d.said.once(subject, f.Message) {
+		if d == nil || !d.said.Once(subject, f.Message) {
 			continue
 		}
 		l.tell(true, f.NodeENI.Name, f.NodeENI.UID, f.Reason, f.Message)
@@ -132,7 +132,7 @@ func (l *loop) noteFaults(n *node, faults []slots.Fault) {
 	}
 	for k := range n.faults {
 		if d := l.decls[k[0]]; d != nil && now[k] == "" {
-			d.said.forget(k[1] + " " + n.name)
+			d.said.Forget(k[1] + " " + n.name)
 		}
 	}
 	n.faults = now

@@ -11,6 +11,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/breaker"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/catalog"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/enis"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/once"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/queue"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
@@ -48,7 +49,7 @@ type loop struct {
 	resync   bool                 // one is under way
 	leaks    map[string]time.Time // when each leak was first seen; nil before the first resync
 	public   []vpc.Interface      // the public controller's ENIs, at the begin
-	said     said
+	said     once.Memory
 }
 
 type gone struct {
@@ -76,7 +77,7 @@ func newLoop(ctx context.Context, o Options) *loop {
 		enis: enis.New(), catalog: catalog.New(), types: map[string]*vpc.InstanceType{},
 		nodes: map[string]*node{}, decls: map[string]*decl{}, slots: map[slots.ID]*slot{}, members: map[string]map[slots.ID]*slot{},
 		dirtyNodes: map[string]bool{}, dirtyDecls: map[string]bool{}, gone: map[slots.ID]gone{}, breakers: breaker.Breakers{},
-		said: said{},
+		said: once.Memory{},
 	}
 }
 

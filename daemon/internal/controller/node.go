@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/catalog"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/once"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/tally"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
@@ -42,7 +43,7 @@ type node struct {
 	faults   map[[2]string]string
 	doubtful bool
 	counted  tally.Node
-	said     said
+	said     once.Memory
 }
 
 // slot is the controller's memory of a slot.
@@ -68,7 +69,7 @@ type slot struct {
 	opening    bool
 	detaching  bool            // its Detach was answered
 	shown      lifecycle.Phase // the last one that was told
-	said       said
+	said       once.Memory
 }
 
 // lookAtNode brings all slots of a node one step further.
@@ -83,12 +84,12 @@ func (l *loop) lookAtNode(name string) {
 	}
 	n.object, n.state = object, state
 	if state != nil && state.Fault != "" || object != nil && !object.Known {
-		if n.said.once("unreadable", "") {
+		if n.said.Once("unreadable", "") {
 			l.Log.WithField("node", name).Warn("the Node or its ENINodeState cannot be read, so its ENIs stay as they are")
 		}
 		return
 	}
-	n.said.forget("unreadable")
+	n.said.Forget("unreadable")
 	n.is, n.instance = slots.Node{Name: name}, ""
 	if object != nil {
 		n.is = slots.Node{Name: name, ProviderID: object.Is.ProviderID, Labels: object.Is.Labels, VPC: n.vpcID}
@@ -117,7 +118,7 @@ func (l *loop) lookAtNode(name string) {
 }
 
 func (l *loop) addNode(name string) *node {
-	n := &node{name: name, since: l.Now(), slots: map[slots.ID]*slot{}, faults: map[[2]string]string{}, said: said{}}
+	n := &node{name: name, since: l.Now(), slots: map[slots.ID]*slot{}, faults: map[[2]string]string{}, said: once.Memory{}}
 	l.nodes[name] = n
 	return n
 }
@@ -137,7 +138,7 @@ func earlier(a, b time.Time) time.Time {
 }
 
 func (l *loop) addSlot(n *node, s slots.Slot) *slot {
-	added := &slot{Slot: s, said: said{}}
+	added := &slot{Slot: s, said: once.Memory{}}
 	n.slots[s.ID] = added
 	l.slots[s.ID] = added
 	if l.members[s.NodeENI.UID] == nil {

@@ -69,7 +69,7 @@ func (l *loop) sweepLeaks(at time.Time, list []vpc.Interface) int {
 	leaks := lifecycle.FindLeaks(append(all, l.public...), l.world(), l.leaks, at)
 	l.leaks, l.public = leaks.Seen, nil
 	for _, v := range leaks.Report {
-		if l.said.once("leak "+v.ID, "") {
+		if l.said.Once("leak "+v.ID, "") {
 			l.Log.WithFields(map[string]any{"eni": v.ID, "subnet": v.SubnetID, "nodeeni": v.Tags[vpc.NodeENITag], "node": v.Tags[slots.TagNode]}).
 				Warn("ENI belongs to no slot")
 		}
@@ -163,25 +163,6 @@ func (l *loop) listPublic() error {
 		if v.Tags[slots.TagCluster] == "" {
 			l.enis.See(began, v)
 			l.public = append(l.public, v)
-		}
-	}
-	return nil
-}
-
-// adoptable is the public controller's ENI for the slot, if NodeENI, EC2 tags and instance agree on it; nil for none.
-func (l *loop) adoptable(n *node, s *slot) *vpc.Interface {
-	d := l.declOf(s)
-	if !l.AdoptPublic || d == nil {
-		return nil
-	}
-	for _, a := range d.object.Is.Status.Attachments {
-		if a.NodeID != n.name || a.InstanceID != s.Instance || a.SubnetID != "" && a.SubnetID != s.Subnet {
-			continue
-		}
-		v, ok := l.enis.ENI(a.ENIID)
-		if ok && v.SubnetID == s.Subnet && v.Tags[slots.TagCluster] == "" && v.Tags[vpc.NodeENITag] == s.NodeENI.Name &&
-			v.Attachment != nil && v.Attachment.Instance == s.Instance && (a.AttachmentID == "" || a.AttachmentID == v.Attachment.ID) {
-			return &v
 		}
 	}
 	return nil

@@ -65,13 +65,13 @@ func (l *loop) noteRival() {
 	paused := l.paused()
 	l.Tally.OtherController(paused)
 	if !paused {
-		if l.said.forget("other") {
+		if l.said.Forget("other") {
 			l.Log.Info("the other controller has ended: ENIs are changed again")
 			l.lookAtAll()
 		}
 		return
 	}
-	if !l.said.once("other", "") {
+	if !l.said.Once("other", "") {
 		return
 	}
 	why := "somebody else has written status.attachments of NodeENI " + l.rivals.wrote

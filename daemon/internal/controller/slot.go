@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/adopt"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/enis"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/entries"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
@@ -107,7 +108,10 @@ func (l *loop) observe(n *node, s *slot) lifecycle.Observed {
 		o.External = &v
 	}
 	if s.mem.ENI == "" {
-		o.Adopt, o.Move = l.adoptable(n, s), l.movable(s)
+		o.Move = l.movable(s)
+		if d := l.declOf(s); d != nil && l.AdoptPublic {
+			o.Adopt = adopt.Find(d.object.Is.Status.Attachments, s.Slot, l.enis.ENI)
+		}
 	}
 	return o
 }

@@ -7,12 +7,17 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 )
 
 func (l *loop) log(n *node, s *slot) logrus.FieldLogger {
 	return l.Log.WithFields(logrus.Fields{"slot": string(s.ID), "node": n.name, "instance": s.Instance, "nodeeni": s.NodeENI.Name, "eni": s.mem.ENI})
+}
+
+func (l *loop) tell(warning bool, nodeENI, uid, reason, message string) {
+	l.Cluster.Tell(fleet.Event{NodeENI: nodeENI, UID: uid, Warning: warning, Reason: reason, Message: message})
 }
 
 func (l *loop) tellSlot(s *slot, warning bool, reason, message string) {
@@ -48,8 +53,8 @@ func (l *loop) told(n *node, s *slot, now time.Time) {
 		s.waits = now
 	}
 	if m.Reason == "" || m.Reason == lifecycle.Throttled {
-		s.said.forget("reason")
-	} else if s.said.once("reason", m.Reason) {
+		s.said.Forget("reason")
+	} else if s.said.Once("reason", m.Reason) {
 		l.log(n, s).WithField("reason", m.Reason).Warn(m.Message)
 		l.tellSlot(s, true, m.Reason, m.Message)
 	}
@@ -73,7 +78,7 @@ func (l *loop) tellResult(n *node, s *slot, step lifecycle.Step, err error) {
 		} else {
 			log.Debug("EC2 has answered")
 		}
-		s.said.forget(step.Do.String())
+		s.said.Forget(step.Do.String())
 		switch step.Do { //nolint:exhaustive // the others have no Event
 		case lifecycle.Detach, lifecycle.ForceDetach:
 			s.detaching = true
@@ -87,7 +92,7 @@ func (l *loop) tellResult(n *node, s *slot, step lifecycle.Step, err error) {
 		return
 	}
 	var e *vpc.EC2Error
-	if !errors.As(err, &e) || s.mem.Reason == "" || s.mem.Reason == lifecycle.Throttled || !s.said.once(step.Do.String(), s.mem.Reason) {
+	if !errors.As(err, &e) || s.mem.Reason == "" || s.mem.Reason == lifecycle.Throttled || !s.said.Once(step.Do.String(), s.mem.Reason) {
 		log.WithError(err).Debug("call failed")
 		return
 	}

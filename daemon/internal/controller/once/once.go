@@ -1,0 +1,21 @@
+// Package once remembers the last text about each subject, so that nothing is told twice in a row.
+package once
+
+// Memory has the last texts. It must not be used concurrently.
+type Memory map[string]string
+
+// Once is true if the text about the subject is new.
+func (m Memory) Once(subject, text string) bool {
+	if last, ok := m[subject]; ok && last == text {
+		return false
+	}
+	m[subject] = text
+	return true
+}
+
+// Forget makes the next text new; it is false if there was none.
+func (m Memory) Forget(subject string) bool {
+	_, ok := m[subject]
+	delete(m, subject)
+	return ok
+}
