@@ -13,7 +13,7 @@ import (
 
 const controllerDir = "components/controller/"
 
-// TestControllerPermissionsAreTheseAndNoMore: all rights of the controller. It may not write what a daemon reports, nor what it does not lead.
+// TestControllerPermissionsAreTheseAndNoMore: all rights of the controller. It may not write a daemon's report.
 func TestControllerPermissionsAreTheseAndNoMore(t *testing.T) {
 	lease := []string{"nodeeni-controller-leader-election"}
 	wantCluster := []rbacv1.PolicyRule{
@@ -63,7 +63,8 @@ func named(r rbacv1.PolicyRule, names ...string) rbacv1.PolicyRule {
 func TestControllerPolicy(t *testing.T) {
 	objects := decode(t, controllerDir+"admission.yaml")
 	policy, ok := objects[0].(*admissionv1.ValidatingAdmissionPolicy)
-	if !ok || len(objects) != 2 || policy.Spec.FailurePolicy == nil || *policy.Spec.FailurePolicy != admissionv1.Fail || len(policy.Spec.Validations) == 0 {
+	if !ok || len(objects) != 2 || policy.Spec.FailurePolicy == nil ||
+		*policy.Spec.FailurePolicy != admissionv1.Fail || len(policy.Spec.Validations) == 0 {
 		t.Fatalf("%d objects, %+v", len(objects), objects[0])
 	}
 	for _, v := range policy.Spec.Validations {
@@ -72,8 +73,11 @@ func TestControllerPolicy(t *testing.T) {
 		}
 	}
 	binding, ok := objects[1].(*admissionv1.ValidatingAdmissionPolicyBinding)
-	if diff := cmp.Diff([]admissionv1.ValidationAction{admissionv1.Deny}, binding.Spec.ValidationActions); !ok || diff != "" || binding.Spec.PolicyName != policy.Name {
-		t.Errorf("binding of %q: validationActions (-want +got):\n%s", binding.Spec.PolicyName, diff)
+	if diff := cmp.Diff([]admissionv1.ValidationAction{admissionv1.Deny}, binding.Spec.ValidationActions); !ok || diff != "" {
+		t.Errorf("validationActions (-want +got):\n%s", diff)
+	}
+	if binding.Spec.PolicyName != policy.Name {
+		t.Errorf("binding of %q", binding.Spec.PolicyName)
 	}
 }
 
@@ -85,15 +89,19 @@ func TestControllerPod(t *testing.T) {
 		t.Fatalf("%d objects, %+v", len(objects), objects[0])
 	}
 	pod, no, yes, user := d.Spec.Template.Spec, false, true, int64(65532)
-	profile := &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}
-	if diff := cmp.Diff(&corev1.PodSecurityContext{RunAsNonRoot: &yes, RunAsUser: &user, RunAsGroup: &user, SeccompProfile: profile}, pod.SecurityContext); diff != "" {
+	wantPod := &corev1.PodSecurityContext{
+		RunAsNonRoot: &yes, RunAsUser: &user, RunAsGroup: &user, SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+	}
+	if diff := cmp.Diff(wantPod, pod.SecurityContext); diff != "" {
 		t.Errorf("security context of the pod (-want +got):\n%s", diff)
 	}
 	if pod.HostNetwork || pod.HostPID || pod.HostIPC || len(pod.Volumes) > 0 || pod.ServiceAccountName != "multi-enid-controller" {
 		t.Errorf("pod %+v", pod)
 	}
 	c := pod.Containers[0]
-	want := &corev1.SecurityContext{ReadOnlyRootFilesystem: &yes, AllowPrivilegeEscalation: &no, Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}}
+	want := &corev1.SecurityContext{
+		ReadOnlyRootFilesystem: &yes, AllowPrivilegeEscalation: &no, Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+	}
 	if diff := cmp.Diff(want, c.SecurityContext); diff != "" || len(pod.Containers) != 1 {
 		t.Errorf("security context (-want +got):\n%s", diff)
 	}
@@ -109,13 +117,14 @@ func TestControllerPod(t *testing.T) {
 	if !ok {
 		t.Fatal("no PodDisruptionBudget")
 	}
+	const key = "app.kubernetes.io/name"
 	affinity := pod.Affinity.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution[0].PodAffinityTerm
-	for what, labels := range map[string]map[string]string{
+	for place, labels := range map[string]map[string]string{
 		"selector": d.Spec.Selector.MatchLabels, "budget": budget.Spec.Selector.MatchLabels, "affinity": affinity.LabelSelector.MatchLabels,
+		"pod": {key: d.Spec.Template.Labels[key]},
 	} {
-		if diff := cmp.Diff(map[string]string{"app.kubernetes.io/name": "multi-enid-controller"}, labels); diff != "" || d.Spec.Template.Labels["app.kubernetes.io/name"] !=
-			"multi-enid-controller" {
-			t.Errorf("%s (-want +got):\n%s", what, diff)
+		if diff := cmp.Diff(map[string]string{key: "multi-enid-controller"}, labels); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", place, diff)
 		}
 	}
 }

@@ -56,9 +56,9 @@ func controllerRights() map[string][]string {
 // TestControllerRights: the API server allows the controller's account exactly the listed verbs.
 func TestControllerRights(t *testing.T) {
 	client := asController(t, cluster.Start(t))
-	for what, allowed := range controllerRights() {
+	for right, allowed := range controllerRights() {
 		for _, verb := range []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"} {
-			resource, name, _ := strings.Cut(what, " named ")
+			resource, name, _ := strings.Cut(right, " named ")
 			a := attributes(resource, verb)
 			a.Name = name
 			review, err := client.AuthorizationV1().SelfSubjectAccessReviews().Create(t.Context(), &authorizationv1.SelfSubjectAccessReview{
@@ -66,13 +66,13 @@ func TestControllerRights(t *testing.T) {
 			}, metav1.CreateOptions{})
 			cluster.Must(t, err)
 			if got, want := review.Status.Allowed, slices.Contains(allowed, verb); got != want {
-				t.Errorf("%s %s: allowed %v, want %v", verb, what, got, want)
+				t.Errorf("%s %s: allowed %v, want %v", verb, right, got, want)
 			}
 		}
 	}
 }
 
-// TestControllerWrites: the controller's requests are allowed, and of a NodeENI it cannot change what people declare.
+// TestControllerWrites: the controller's requests are allowed, and it cannot change the spec of a NodeENI.
 func TestControllerWrites(t *testing.T) {
 	c := cluster.Start(t)
 	c.ExpectDenials("the policy is tried")

@@ -67,7 +67,7 @@ func (o ownNode) createState(as *rest.Config, name string) error {
 	return o.rest(as).Post().AbsPath(states).Param("dryRun", "All").SetHeader("Content-Type", "application/json").Body([]byte(body)).Do(o.Context()).Error()
 }
 
-// createSpec also says what only the controller says.
+// createSpec also gives a spec, which only the controller may.
 func (o ownNode) createSpec(as *rest.Config, name string) error {
 	o.Helper()
 	body := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"name":"` + name + `"},"spec":{"protocol":1}}`
