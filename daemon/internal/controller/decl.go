@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/entries"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/once"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
@@ -226,12 +227,16 @@ func (l *loop) writeStatus(d *decl, now time.Time) {
 		return
 	}
 	members := l.members[o.UID]
-	entries := make([]slots.Entry, 0, len(members))
+	all := make([]slots.Entry, 0, len(members))
 	for _, s := range members {
-		entries = append(entries, slots.Entry{Node: s.Node, AttachmentEntry: s.entry})
+		all = append(all, slots.Entry{Node: s.Node, AttachmentEntry: s.entry})
 	}
-	slices.SortFunc(entries, func(a, b slots.Entry) int { return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Slot, b.Slot)) })
-	list, truncated, changed := slots.Status(o.Is.Status.Attachments, entries, now)
+	slices.SortFunc(all, func(a, b slots.Entry) int { return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Slot, b.Slot)) })
+	all = entries.Public(all, o.Is.Status.Attachments, func(eni string) bool {
+		v, ok := l.enis.ENI(eni)
+		return ok && v.Tags[slots.TagCluster] == "" && v.Tags[vpc.NodeENITag] == o.Name && v.Attachment != nil
+	})
+	list, truncated, changed := slots.Status(o.Is.Status.Attachments, all, now)
 	if truncated && d.said.Once("truncated", "") {
 		l.tell(false, o.Name, o.UID, "StatusTruncated",
 			fmt.Sprintf("status.attachments lists %d of %d attachments; kubectl get ens has all", len(list), len(members)))

@@ -62,6 +62,7 @@ type slot struct {
 	// outdated: status.released names the slot since an earlier release. The daemon must take that back before it is told to release again,
 	// because nothing else tells the two answers apart.
 	outdated   bool
+	storedIn   string // the UID of the ENINodeState that has had its entry
 	instance   *vpc.Instance
 	instanceAt time.Time
 	since      time.Time // when it was first wanted; zero if it was older
@@ -175,6 +176,7 @@ func (l *loop) recall(n *node) {
 		}
 		s := l.addSlot(n, slots.FromEntry(slots.Entry{Node: n.name, AttachmentEntry: e}))
 		s.mem, s.entry = lifecycle.Restore(e, l.Now()), e
+		s.storedIn = n.state.UID
 		s.wanted, s.shown = e.Wanted == v1alpha1.WantedAttached, s.mem.Phase
 	}
 }

@@ -42,7 +42,7 @@ func (l *loop) finishResync(at time.Time, list []vpc.Interface) {
 	now := l.Now()
 	l.times.Set(resyncKey, now.Add(resyncEvery))
 	for _, s := range l.slots {
-		if !s.wanted && !s.busy {
+		if !s.wanted && !s.busy && !s.detaching {
 			s.instance = nil // it may have ended
 		}
 	}

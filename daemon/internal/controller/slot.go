@@ -128,10 +128,14 @@ func (l *loop) observeNode(n *node, s *slot) lifecycle.Node {
 		return o
 	}
 	o.Ready = n.object.Is.Ready
+	o.Lost = s.storedIn != "" && (n.state == nil || n.state.UID != s.storedIn)
 	if n.state == nil {
 		return o
 	}
 	state := &n.state.Is
+	if entries.Has(state.Spec, string(s.ID)) {
+		s.storedIn = n.state.UID
+	}
 	o.Reported, o.Protocol = state.Reported, state.Protocol
 	listed := slices.Contains(state.Released, v1alpha1.ReleasedENI{Slot: string(s.ID), ENIID: s.mem.ENI})
 	s.outdated = listed && (s.outdated || s.wanted || !entries.WantReleased(state.Spec, string(s.ID)))

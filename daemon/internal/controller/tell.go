@@ -104,7 +104,8 @@ func (l *loop) tellResult(n *node, s *slot, step lifecycle.Step, err error) {
 
 // tellDetached tells that EC2 has ended a detachment.
 func (l *loop) tellDetached(n *node, s *slot, step lifecycle.Step) {
-	if !s.detaching || step.Phase == lifecycle.Detaching || step.Do == lifecycle.Describe || step.Do == lifecycle.LookUp {
+	if !s.detaching || step.Phase == lifecycle.Detaching || step.Do == lifecycle.Describe || step.Do == lifecycle.LookUp ||
+		step.Do == lifecycle.ReadInstance {
 		return
 	}
 	s.detaching = false

@@ -69,7 +69,9 @@ func newWorld(t *testing.T, edit ...func(*fakeec2.Config)) *world {
 		Latency: func(string) time.Duration { return 100 * time.Millisecond },
 	}
 	for _, e := range edit {
-		e(&cfg)
+		if e != nil {
+			e(&cfg)
+		}
 	}
 	w.ec2 = fakeec2.New(cfg)
 	w.onState = func(node string) {

@@ -39,6 +39,9 @@ func Next(s slots.Slot, o Observed, m Memory, now time.Time) Step {
 	}
 	if st.Phase == "" {
 		st.Phase = m.Phase
+		if m.Phase == Blocked { // a look does not end it
+			st.Reason, st.Message = m.Reason, m.Message
+		}
 	}
 	return st
 }

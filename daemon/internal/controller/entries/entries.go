@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
+	pure "github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
 
@@ -50,4 +51,23 @@ func Urgent(now *v1alpha1.ENINodeStateSpec, want v1alpha1.ENINodeStateSpec) bool
 // WantReleased says whether the spec tells the daemon to release a slot.
 func WantReleased(now v1alpha1.ENINodeStateSpec, slot string) bool {
 	return slices.ContainsFunc(now.Attachments, func(e v1alpha1.AttachmentEntry) bool { return e.Slot == slot && e.Wanted == v1alpha1.WantedReleased })
+}
+
+// Has says whether the spec has an entry of a slot.
+func Has(now v1alpha1.ENINodeStateSpec, slot string) bool {
+	return slices.ContainsFunc(now.Attachments, func(e v1alpha1.AttachmentEntry) bool { return e.Slot == slot })
+}
+
+// Public adds to the entries of a NodeENI those of its status whose ENIs are another's: they stay as they are. of says whether an ENI is.
+func Public(list []pure.Entry, status []v1alpha1.ENIAttachment, of func(eni string) bool) []pure.Entry {
+	for _, a := range status {
+		if a.Status != "attached" || !of(a.ENIID) || slices.ContainsFunc(list, func(e pure.Entry) bool { return e.ENIID == a.ENIID }) {
+			continue
+		}
+		list = append(list, pure.Entry{Node: a.NodeID, AttachmentEntry: v1alpha1.AttachmentEntry{
+			InstanceID: a.InstanceID, ENIID: a.ENIID, AttachmentID: a.AttachmentID, SubnetID: a.SubnetID, SubnetCIDR: a.SubnetCIDR, MTU: a.MTU,
+			DeviceIndex: a.DeviceIndex, Phase: string(lifecycle.Attached),
+		}})
+	}
+	return list
 }

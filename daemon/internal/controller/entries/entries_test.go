@@ -2,8 +2,10 @@ package entries_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/entries"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
 
@@ -50,5 +52,23 @@ func TestCompare(t *testing.T) {
 	spec := entries.Spec(list{other, with(func(e *v1alpha1.AttachmentEntry) { e.Wanted = "Released" })})
 	if !entries.WantReleased(spec, "b") || entries.WantReleased(spec, "a") || entries.WantReleased(spec, "c") {
 		t.Error("WantReleased")
+	}
+}
+
+func TestPublicStays(t *testing.T) {
+	status := []v1alpha1.ENIAttachment{
+		{NodeID: "node-1", ENIID: "eni-1", Status: "attached", DeviceIndex: 2, MTU: 9001}, {NodeID: "node-1", ENIID: "eni-2", Status: "attached"},
+		{NodeID: "node-1", ENIID: "eni-3", Status: "attached"}, {NodeID: "node-1", ENIID: "eni-4", Status: "detached"},
+	}
+	own := []slots.Entry{{Node: "node-1", AttachmentEntry: v1alpha1.AttachmentEntry{Slot: "a", ENIID: "eni-2"}}}
+	got := entries.Public(own, status, func(eni string) bool { return eni != "eni-3" })
+	if len(got) != 2 || got[1].ENIID != "eni-1" {
+		t.Errorf("entries %+v, want our eni-2 and the public eni-1", got)
+	}
+	if list, _, changed := slots.Status(status[:1], got[1:], time.Now()); changed {
+		t.Errorf("the public entry became %+v", list)
+	}
+	if spec := entries.Spec(list{own[0].AttachmentEntry}); !entries.Has(spec, "a") || entries.Has(spec, "b") {
+		t.Error("Has")
 	}
 }

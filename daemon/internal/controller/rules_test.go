@@ -1,0 +1,329 @@
+package controller
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
+	"github.com/multi-eni/multi-eni-cni/test/fakeec2/iam"
+)
+
+// shippedPolicy is the controller's policy for the cluster of these tests.
+func shippedPolicy(t *testing.T) *iam.Policy {
+	t.Helper()
+	document, err := os.ReadFile("../../../deploy/iam/multi-enid-controller.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.ReplaceAll(strings.ReplaceAll(string(document), "CLUSTER_UID", "cluster-1"), "CLUSTER_NAME", "test")
+	p, err := iam.Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// must tells which Events have to have been sent, and how often.
+func (w *world) must(want map[string]int) {
+	w.Helper()
+	told := w.told()
+	for reason, n := range want {
+		if told[reason] != n {
+			w.Errorf("Event %s %d times, want %d; all: %v", reason, told[reason], n, told)
+		}
+	}
+}
+
+func (w *world) grow(nodes int) {
+	for i := range nodes {
+		w.addNode(fmt.Sprintf("node-%d", i))
+	}
+}
+
+func TestAtRest(t *testing.T) {
+	story(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.grow(25)
+		w.declare("blue", 1, a1)
+		w.declare("green", 2, a2)
+		c := w.lead()
+		w.wait(5*time.Minute, "attached", w.attached(50))
+		time.Sleep(time.Minute)
+		calls, writes := w.ec2.Tally(""), w.written()
+		time.Sleep(30 * time.Minute)
+		now := w.ec2.Tally("")
+		if now.Mutating != calls.Mutating || now.Calls-calls.Calls != 3 || w.written() != writes {
+			t.Errorf("in 30 minutes %d mutating calls, %d calls, %d writes, want 0, 3 and 0", now.Mutating-calls.Mutating, now.Calls-calls.Calls, w.written()-writes)
+		}
+		if s := c.tally.Snapshot(time.Now(), "Parked"); !s.Leader || s.Slots["Ready"] != 50 || s.Leaked != 0 || time.Since(s.Resynced) > resyncEvery ||
+			time.Since(s.Turned) > turnEvery || s.AttachSeconds.Sum == 0 {
+			t.Errorf("metrics %+v", s)
+		}
+		c.kill()
+		if s := c.tally.Snapshot(time.Now(), "Parked"); s.Leader || len(s.Slots) != 0 {
+			t.Errorf("metrics after the leadership %+v", s)
+		}
+	})
+}
+
+func TestBulk(t *testing.T) {
+	nodes := 600
+	if testing.Short() {
+		nodes = 60
+	}
+	story(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.grow(nodes)
+		c := w.lead()
+		defer c.kill()
+		time.Sleep(time.Minute)
+		w.declare("blue", 1, a1)
+		w.declare("green", 2, a2)
+		w.declare("red", 3, a1)
+		begin := w.ec2.Tally("")
+		end := time.Now().Add(20 * time.Minute)
+		for time.Now().Before(end) && w.ec2.Tally("").Mutating-begin.Mutating < 9*nodes {
+			time.Sleep(5 * time.Second)
+		}
+		time.Sleep(time.Minute)
+		now := w.ec2.Tally("")
+		enis, changes := 3*nodes, now.Mutating-begin.Mutating
+		looks := now.Calls - begin.Calls - changes
+		t.Logf("%d ENIs: %d changes, %d Describes, %.3f for each", enis, changes, looks, float64(looks)/float64(enis))
+		if len(w.live()) != enis || changes != 3*enis || looks*10 > enis {
+			t.Errorf("%d ENIs live, %d mutating calls, %d Describes; want %d, %d, at most %d", len(w.live()), changes, looks, enis, 3*enis, enis/10)
+		}
+	})
+}
+
+func TestLeastPrivilege(t *testing.T) {
+	policy := shippedPolicy(t)
+	story(t, func(t *testing.T) {
+		w := newWorld(t, func(c *fakeec2.Config) { c.Policy = policy })
+		w.addNode("node-1")
+		c := w.lead()
+		defer c.kill()
+		w.declare("blue", 1, a1, a2)
+		w.wait(time.Minute, "attached", w.attached(2))
+		w.setNodeENI("blue", func(o *v1alpha1.NodeENI) { o.Spec.SecurityGroupIDs = []string{sg1, sg2} })
+		w.wait(time.Minute, "groups", func() bool {
+			return !slices.ContainsFunc(w.live(), func(e fakeec2.ENI) bool { return len(e.Groups) != 2 })
+		})
+		w.deleteNodeENI("blue")
+		w.wait(5*time.Minute, "gone", w.gone)
+		if denied := w.ec2.Denied(); len(denied) > 0 {
+			t.Errorf("denied: %v", denied)
+		}
+		w.must(map[string]int{"ENIAttached": 2, "ENIDetached": 2, "ENIDeleted": 2})
+	})
+}
+
+func TestForbidden(t *testing.T) {
+	story(t, func(t *testing.T) {
+		w := newWorld(t, func(c *fakeec2.Config) {
+			c.May = func(action string, _ fakeec2.ENI) bool { return action != "CreateNetworkInterface" }
+		})
+		w.grow(5)
+		c := w.lead()
+		defer c.kill()
+		w.declare("blue", 1, a1)
+		time.Sleep(4 * time.Minute)
+		if n := w.ec2.Tally("CreateNetworkInterface").Refused; n < 1 || n > 5 {
+			t.Errorf("%d refused calls, want at most one for each slot", n)
+		}
+		before := w.ec2.Tally("CreateNetworkInterface").Refused
+		time.Sleep(5 * time.Minute)
+		if n := w.ec2.Tally("CreateNetworkInterface").Refused - before; n != 1 {
+			t.Errorf("%d calls in the next 5 minutes, want 1: the others wait for it", n)
+		}
+		w.must(map[string]int{"Forbidden": 5})
+		if s := c.tally.Snapshot(time.Now(), "Parked"); s.Blocked["Forbidden"] != 5 {
+			t.Errorf("blocked %v", s.Blocked)
+		}
+	})
+}
+
+func TestSubnetFull(t *testing.T) {
+	story(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.grow(14) // the subnet has 11 addresses
+		c := w.lead()
+		defer c.kill()
+		w.declare("blue", 1, small)
+		time.Sleep(10 * time.Minute)
+		if n, refused := len(w.live()), w.ec2.Tally("CreateNetworkInterface").Refused; n != 11 || refused > 7 {
+			t.Errorf("%d ENIs and %d refused calls, want 11 and few", n, refused)
+		}
+		w.must(map[string]int{"SubnetFull": 3})
+		for i := range 3 {
+			w.setNode(fmt.Sprintf("node-%d", i), func(n *fleet.Node) { n.Labels["role"] = "idle" })
+		}
+		w.wait(15*time.Minute, "the others", func() bool {
+			return w.told()["ENIAttached"] == 14-3 || len(w.live()) == 11 && w.attached(11)()
+		})
+	})
+}
+
+func TestOtherController(t *testing.T) {
+	for name, tt := range map[string]struct {
+		begin, end func(w *world)
+	}{
+		"lease": {
+			func(w *world) { w.rival = &fleet.Rival{Namespace: "other", Holder: "public"} },
+			func(w *world) { w.rival = nil },
+		},
+		"status": {func(w *world) {
+			w.setNodeENI("blue", func(o *v1alpha1.NodeENI) {
+				o.Status.Attachments = []v1alpha1.ENIAttachment{{NodeID: "node-9", ENIID: "eni-9", LastUpdated: metav1Now()}}
+			})
+		}, func(*world) {}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			story(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.addNode("node-1")
+				w.declare("blue", 1, a1)
+				c := w.lead()
+				defer c.kill()
+				w.wait(time.Minute, "attached", w.attached(1))
+				time.Sleep(time.Minute)
+				tt.begin(w)
+				time.Sleep(15 * time.Second)
+				calls, writes := w.ec2.Tally("").Mutating, w.written()
+				w.declare("green", 2, a2)
+				w.setNode("node-1", func(n *fleet.Node) { n.Labels["role"] = "idle" })
+				time.Sleep(5 * time.Minute)
+				if n, m := w.ec2.Tally("").Mutating-calls, w.written()-writes; n != 0 || m != 0 {
+					t.Errorf("%d mutating calls and %d writes beside another controller", n, m)
+				}
+				w.must(map[string]int{"OtherController": 1})
+				if s := c.tally.Snapshot(time.Now(), "Parked"); !s.OtherController {
+					t.Errorf("metrics %+v", s)
+				}
+				tt.end(w)
+				w.setNode("node-1", func(n *fleet.Node) { n.Labels["role"] = "worker" })
+				w.wait(20*time.Minute, "both attached", w.attached(2))
+			})
+		})
+	}
+}
+
+func TestAdoptPublic(t *testing.T) {
+	story(t, func(t *testing.T) {
+		w := newWorld(t, func(c *fakeec2.Config) {
+			public := func(id string, index int) fakeec2.ENI {
+				return fakeec2.ENI{
+					ID: id, MAC: "06:00:00:00:00:0" + id[len(id)-1:], SubnetID: a1, Instance: instanceOf("node-1"), DeviceIndex: index, Groups: []string{sg1},
+					AttachmentStatus: "attached", DeleteOnTermination: true, Tags: map[string]string{
+						"NodeENI": "blue", slots.TagManagedBy: slots.ManagedBy, slots.TagNoManage: "true", slots.TagNode: "node-1", slots.TagSubnet: a1,
+					},
+				}
+			}
+			c.ENIs = []fakeec2.ENI{public("eni-0000000a", 2)}
+			c.Instances = []fakeec2.Instance{{
+				ID: instanceOf("node-1"), Type: "m5.4xlarge", SubnetID: a1, Tags: map[string]string{"kubernetes.io/cluster/test": "owned"},
+			}}
+		})
+		d := &daemon{world: w, node: "node-1", reaction: 50 * time.Millisecond, protocol: v1alpha1.Protocol, alive: true}
+		w.daemons["node-1"] = d
+		w.setNode("node-1", func(n *fleet.Node) {
+			*n = fleet.Node{ProviderID: "aws:///" + zone(0) + "/" + instanceOf("node-1"), Ready: true, Labels: map[string]string{
+				"topology.kubernetes.io/zone": zone(0), "node.kubernetes.io/instance-type": "m5.4xlarge", "role": "worker",
+			}}
+		})
+		w.declare("blue", 1, a1)
+		w.setNodeENI("blue", func(o *v1alpha1.NodeENI) {
+			o.Status.Attachments = []v1alpha1.ENIAttachment{{
+				NodeID: "node-1", InstanceID: instanceOf("node-1"), ENIID: "eni-0000000a", AttachmentID: "eni-attach-0000000a", SubnetID: a1, Status: "attached",
+				LastUpdated: metav1Now(),
+			}}
+		})
+		c := w.lead(func(o *Options) { o.AdoptPublic = true })
+		defer c.kill()
+		w.wait(time.Minute, "adopted", w.attached(1))
+		time.Sleep(5 * time.Minute)
+		for _, e := range w.ec2.Events() {
+			if e.Action != "CreateTags" {
+				t.Errorf("%s %s: only tags may change", e.Action, e.ENI.ID)
+			}
+		}
+		if n := w.ec2.Tally("").Mutating; n != 1 {
+			t.Errorf("%d mutating calls, want 1", n)
+		}
+	})
+}
+
+func TestParkedMoves(t *testing.T) {
+	story(t, func(t *testing.T) {
+		w := newWorld(t, func(c *fakeec2.Config) { c.TerminateTakes = 20 * time.Second })
+		w.addNode("node-1")
+		c := w.lead()
+		w.setNodeENI("blue", func(o *v1alpha1.NodeENI) {
+			o.Spec = v1alpha1.NodeENISpec{
+				NodeSelector: map[string]string{"role": "worker"}, SubnetIDs: []string{a1}, SecurityGroupIDs: []string{sg1}, DeviceIndex: 1,
+				DeleteOnTermination: new(false),
+			}
+		})
+		ready := func(node string) func() bool {
+			return func() bool {
+				s := w.state(node)
+				return s != nil && len(s.Spec.Attachments) == 1 && s.Spec.Attachments[0].Phase == "Ready"
+			}
+		}
+		w.wait(time.Minute, "attached", ready("node-1"))
+		before := w.live()[0]
+		w.daemons["node-1"].set(false)
+		w.ec2.Terminate(instanceOf("node-1"))
+		time.Sleep(time.Minute)
+		w.deleteNode("node-1")
+		time.Sleep(5 * time.Minute)
+		c.kill()
+		c = w.lead()
+		defer c.kill()
+		time.Sleep(25 * time.Minute) // two sweeps
+		if live := w.live(); len(live) != 1 || live[0].ID != before.ID || live[0].Instance != "" {
+			t.Fatalf("parked: %+v", live)
+		}
+		w.addNode("node-2")
+		w.wait(5*time.Minute, "moved", ready("node-2"))
+		if live := w.live(); len(live) != 1 || live[0].ID != before.ID || !slices.Equal(live[0].IPv4, before.IPv4) {
+			t.Errorf("moved: %+v, was %+v", live, before)
+		}
+		w.deleteNodeENI("blue")
+		w.wait(5*time.Minute, "gone", w.gone)
+	})
+}
+
+func TestLeakSweep(t *testing.T) {
+	for how, want := range map[Sweep]int{SweepDelete: 0, SweepReport: 1, SweepOff: 1} {
+		t.Run(string(how), func(t *testing.T) {
+			story(t, func(t *testing.T) {
+				leak := fakeec2.ENI{ID: "eni-0000000b", MAC: "06:00:00:00:00:0b", SubnetID: a1, Tags: map[string]string{
+					slots.TagCluster: "cluster-1", slots.TagSlot: "0123456789abcdef", slots.TagNodeENI: "gone", slots.TagInstance: "i-0000000000000001",
+					slots.TagNode: "node-9", "NodeENI": "gone",
+				}}
+				foreign := leak
+				foreign.ID, foreign.MAC = "eni-0000000c", "06:00:00:00:00:0c"
+				foreign.Tags = map[string]string{slots.TagCluster: "cluster-2", slots.TagSlot: "0123456789abcdef"}
+				w := newWorld(t, func(c *fakeec2.Config) { c.ENIs = []fakeec2.ENI{leak, foreign} })
+				c := w.lead(func(o *Options) { o.LeakSweep = how })
+				defer c.kill()
+				time.Sleep(9 * time.Minute)
+				if !w.ec2.ENI(leak.ID).Deleted.IsZero() {
+					t.Error("deleted although it was seen once")
+				}
+				time.Sleep(15 * time.Minute)
+				if (w.ec2.ENI(leak.ID).Deleted.IsZero()) != (want == 1) || !w.ec2.ENI(foreign.ID).Deleted.IsZero() {
+					t.Errorf("leak deleted %v, another cluster's %v", w.ec2.ENI(leak.ID).Deleted, w.ec2.ENI(foreign.ID).Deleted)
+				}
+			})
+		})
+	}
+}
