@@ -53,6 +53,8 @@ type Cluster interface {
 	Rival(ctx context.Context) (*fleet.Rival, error)
 
 	WriteSpec(ctx context.Context, node string, seen *fleet.Object[fleet.State], spec v1alpha1.ENINodeStateSpec) error
+	// Confirm is an error unless spec and status.released are as seen still, by the API server's own word.
+	Confirm(ctx context.Context, node string, seen *fleet.Object[fleet.State]) error
 	DeleteState(ctx context.Context, node, uid string) error
 	WriteStatus(ctx context.Context, seen *fleet.Object[v1alpha1.NodeENI], attachments []v1alpha1.ENIAttachment) error
 	AddFinalizer(ctx context.Context, seen *fleet.Object[v1alpha1.NodeENI]) error

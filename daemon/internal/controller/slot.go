@@ -243,12 +243,12 @@ func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
 				note(lifecycle.Result{Err: err, Attachment: id})
 			})
 	default:
-		l.edit(s, step, note)
+		l.edit(n, s, step, note)
 	}
 }
 
 // edit makes a call that answers nothing.
-func (l *loop) edit(s *slot, step lifecycle.Step, note func(lifecycle.Result)) {
+func (l *loop) edit(n *node, s *slot, step lifecycle.Step, note func(lifecycle.Result)) {
 	v, eni, attachment := step.Slot, step.ENI, step.Attachment
 	var call func(context.Context) error
 	var write enis.Write
@@ -269,7 +269,11 @@ func (l *loop) edit(s *slot, step lifecycle.Step, note func(lifecycle.Result)) {
 		call = func(ctx context.Context) error { return l.EC2.SetTags(ctx, eni, tags) }
 		write = enis.Tags(tags)
 	case lifecycle.Detach, lifecycle.ForceDetach:
+		name, seen := n.name, n.state
 		call = func(ctx context.Context) error {
+			if err := l.Cluster.Confirm(ctx, name, seen); err != nil {
+				return err
+			}
 			return l.EC2.Detach(ctx, attachment, step.Do == lifecycle.ForceDetach)
 		}
 		write = enis.Detach(attachment)

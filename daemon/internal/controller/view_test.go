@@ -145,7 +145,7 @@ func (v *view) WriteSpec(ctx context.Context, node string, seen *stateObject, sp
 	return v.write(ctx, "spec", func() (string, string, error) {
 		now := v.api.states[node]
 		switch {
-		case seen == nil && now != nil, seen != nil && now != nil && (now.UID != seen.UID || now.Generation != seen.Generation):
+		case seen == nil && now != nil, seen != nil && now != nil && !agrees(now, seen):
 			return "", "", fleet.ErrConflict
 		case v.api.nodes[node] == nil, seen != nil && now == nil:
 			return "", "", fleet.ErrGone
@@ -159,6 +159,23 @@ func (v *view) WriteSpec(ctx context.Context, node string, seen *stateObject, sp
 		v.putState(&o)
 		return "State", node, nil
 	})
+}
+
+func agrees(a, b *stateObject) bool {
+	return a.UID == b.UID && a.Generation == b.Generation && slices.Equal(a.Is.Released, b.Is.Released)
+}
+
+func (v *view) Confirm(_ context.Context, node string, seen *stateObject) error {
+	if before, _ := v.fault("confirm"); before != nil {
+		return before
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	now := v.api.states[node]
+	if (now == nil) != (seen == nil) || now != nil && !agrees(now, seen) {
+		return fleet.ErrConflict
+	}
+	return nil
 }
 
 func (v *view) DeleteState(ctx context.Context, node, uid string) error {

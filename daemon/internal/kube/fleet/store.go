@@ -14,8 +14,9 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
 )
 
-// aheadFor bounds how long the answer to an own write is kept against older news of the watch.
-const aheadFor = 30 * time.Second
+// aheadFor bounds how long the answer to an own write is kept against older news of the watch. Only versions that begin anew, as after a restore of
+// etcd, make such news right.
+const aheadFor = 5 * time.Minute
 
 // store has all objects of a kind. It is a reflector's store.
 //

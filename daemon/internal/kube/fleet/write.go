@@ -46,7 +46,8 @@ func typed(err error) error {
 }
 
 // WriteSpec sets the spec of a node's ENINodeState, and nothing else of it. Seen is the version that the spec was decided on: nil makes the
-// object, owned by the Node. It is ErrConflict if the object's spec is not as seen any more, or it exists already; a changed status is no conflict.
+// object, owned by the Node. It is ErrConflict if the object's spec or status.released is not as seen any more, or it exists already; no other change
+// of the status is a conflict.
 func (f *Fleet) WriteSpec(ctx context.Context, node string, seen *Object[State], spec v1alpha1.ENINodeStateSpec) error {
 	err := f.Fence()
 	if err == nil && seen == nil {
@@ -83,7 +84,7 @@ func (f *Fleet) patchSpec(ctx context.Context, seen *Object[State], spec v1alpha
 		switch {
 		case now == nil || now.UID != seen.UID:
 			return ErrGone
-		case now.Generation != seen.Generation:
+		case !agrees(now, seen):
 			return ErrConflict
 		}
 		err := call(ctx, f.states, f.merge(v1alpha1.NodeStateResource, seen.Name), map[string]any{
@@ -93,14 +94,39 @@ func (f *Fleet) patchSpec(ctx context.Context, seen *Object[State], spec v1alpha
 		if try == specTries || !errors.Is(err, ErrConflict) {
 			return err
 		}
-		raw, err := f.objects.Get().Resource(v1alpha1.NodeStateResource).Name(seen.Name).Do(ctx).Raw()
-		if err != nil {
-			return typed(err)
-		}
-		if now, err = newObject(raw, readState, nil); err != nil {
+		if now, err = f.readState(ctx, seen.Name); err != nil {
 			return err
 		}
 	}
+}
+
+// agrees: both are versions of one object with the same spec and status.released.
+func agrees(a, b *Object[State]) bool {
+	return a.UID == b.UID && a.Generation == b.Generation && a.Fault == "" && slices.Equal(a.Is.Released, b.Is.Released)
+}
+
+func (f *Fleet) readState(ctx context.Context, node string) (*Object[State], error) {
+	raw, err := f.objects.Get().Resource(v1alpha1.NodeStateResource).Name(node).Do(ctx).Raw()
+	if err != nil {
+		return nil, typed(err)
+	}
+	return newObject(raw, readState, nil)
+}
+
+// Confirm asks the API server whether spec and status.released of a node's ENINodeState are as seen still; seen is nil if there was none. It is
+// ErrConflict if they are not. The informers may be late, so whoever relies on them for good asks first.
+func (f *Fleet) Confirm(ctx context.Context, node string, seen *Object[State]) error {
+	now, err := f.readState(ctx, node)
+	switch {
+	case errors.Is(err, ErrGone) && seen == nil:
+		return nil
+	case errors.Is(err, ErrGone) || err == nil && (seen == nil || !agrees(now, seen)):
+		err = ErrConflict
+	}
+	if err != nil {
+		return fmt.Errorf("confirm ENINodeState %s: %w", node, err)
+	}
+	return nil
 }
 
 // WriteStatus sets status.attachments of a NodeENI, and nothing else of it. It is ErrConflict if the NodeENI is not as seen any more.

@@ -96,6 +96,41 @@ func TestWriteSpecKeepsTheRest(t *testing.T) {
 	}
 }
 
+// TestReleasedIsNotWrittenOver: whoever wrote the spec has not seen the daemon's newest status.released, which may answer an earlier spec.
+func TestReleasedIsNotWrittenOver(t *testing.T) {
+	s, f := writer(t, true)
+	seen := f.State("node-a")
+	s.do(func() {
+		before := s.objects[pathStates]["node-a"]
+		s.store(pathStates, "node-a", merge(before, object{"status": object{"released": []any{object{"slot": "s1", "eniID": "eni-00000001"}}}}))
+	})
+	if err := f.Confirm(t.Context(), "node-a", seen); !errors.Is(err, ErrConflict) {
+		t.Errorf("an older status.released is confirmed: %v", err)
+	}
+	if err := f.WriteSpec(t.Context(), "node-a", seen, specOf("s1")); !errors.Is(err, ErrConflict) {
+		t.Errorf("the spec is written upon a status.released that was not seen: %v", err)
+	}
+}
+
+func TestConfirm(t *testing.T) {
+	s, f := writer(t, true)
+	seen := f.State("node-a")
+	check := func(what, node string, seen *Object[State], want error) {
+		t.Helper()
+		if err := f.Confirm(t.Context(), node, seen); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", what, err, want)
+		}
+	}
+	check("as seen", "node-a", seen, nil)
+	check("none was seen", "node-a", nil, ErrConflict)
+	check("there is none, as seen", "node-b", nil, nil)
+	check("it is gone", "node-b", seen, ErrConflict)
+	s.do(func() {
+		s.store(pathStates, "node-a", merge(s.objects[pathStates]["node-a"], object{"spec": object{"protocol": float64(9)}}))
+	})
+	check("another spec", "node-a", seen, ErrConflict)
+}
+
 // TestWritesOfNodeENI: each changes its own part only, and only of the version that was seen.
 func TestWritesOfNodeENI(t *testing.T) {
 	s, f := writer(t, false)
