@@ -21,8 +21,8 @@ func TestEvents(t *testing.T) {
 		config func(*fakeec2.Config)
 		tell   func(w *world)
 	}{
-		"ENICreationFailed": {nil, func(w *world) { w.ec2.Fail("CreateNetworkInterface", "OperationNotPermitted") }},
-		"NotPermitted":      {nil, func(w *world) { w.ec2.Fail("CreateNetworkInterface", "OperationNotPermitted") }},
+		"ENICreationFailed":   {nil, func(w *world) { w.ec2.Fail("CreateNetworkInterface", "OperationNotPermitted") }},
+		"NotPermitted":        {nil, func(w *world) { w.ec2.Fail("CreateNetworkInterface", "OperationNotPermitted") }},
 		"ENIAttachmentFailed": {nil, func(w *world) { w.ec2.Fail("AttachNetworkInterface", "OperationNotPermitted") }},
 		"ENIDetachmentFailed": {nil, func(w *world) {
 			w.wait(time.Minute, "attached", w.attached(1))

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
-	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 )
 
@@ -64,6 +63,9 @@ func newTale(t *testing.T, n uint64) *tale {
 		c.LagOf = func() time.Duration { return time.Duration(a.chance(1+int(lag.Milliseconds()))) * time.Millisecond }
 		c.AttachTakes, c.DetachTakes, c.CreateTakes, c.CreateLag = attach, detach, create, create
 		c.Fault = a.fault
+		if n%2 == 0 {
+			c.Policy = shippedPolicy(t)
+		}
 		c.Latency = func(string) time.Duration { return time.Duration(20+a.chance(150)) * time.Millisecond }
 		c.TerminateTakes, c.TerminatedFor = 30*time.Second, 10*time.Minute
 	})
@@ -121,7 +123,7 @@ func (a *tale) tell() {
 			a.Logf("the story:\n%s\nthe calls:\n%s\nthe end:\n%s", strings.Join(a.log, "\n"), a.calls(), a.describe())
 		}
 	}()
-	a.lead = a.world.lead(a.options)
+	a.lead = a.world.lead()
 	for range 1 + a.chance(2) {
 		a.growNode()
 	}
@@ -146,8 +148,6 @@ func (a *tale) tell() {
 	a.lead.kill()
 }
 
-func (a *tale) options(o *Options) {}
-
 func (a *tale) calls() string {
 	var b strings.Builder
 	for _, e := range a.ec2.Events() {
@@ -162,7 +162,7 @@ func (a *tale) replace() {
 	if a.chance(2) == 0 {
 		time.Sleep(time.Duration(a.chance(20000)) * time.Millisecond)
 	}
-	a.lead = a.world.lead(a.options)
+	a.lead = a.world.lead()
 }
 
 func (a *tale) growNode() {
@@ -236,7 +236,7 @@ func (a *tale) something() {
 		a.note("the leader freezes, and another one leads")
 		old := a.lead
 		old.dropFence()
-		a.lead = a.world.lead(a.options)
+		a.lead = a.world.lead()
 		time.Sleep(time.Duration(a.chance(5000)) * time.Millisecond)
 		old.kill()
 	case 14:
@@ -344,6 +344,9 @@ func (a *tale) end() {
 	if !a.attached(want)() {
 		a.Errorf("at rest not as declared")
 	}
+	for _, denied := range a.ec2.Denied() {
+		if !strings.HasSuffix(denied, "network-interface/*") { // an attachment that is gone has no tags
+			a.Errorf("denied by the policy: %v", denied)
+		}
+	}
 }
-
-var _ v1alpha1.NodeENI

@@ -70,12 +70,22 @@ func (b Breakers) Ended(step lifecycle.Step, err error, now time.Time) {
 			delete(b, k)
 		}
 	case !errors.As(err, &e):
+	case e.Kind == vpc.EC2Forbidden && detaches(step) && b[step.Do.Call()] == nil:
+		// A policy that asks for tags also forbids to detach an attachment that is gone. The next one decides.
+		b[step.Do.Call()] = &Breaker{Reason: lifecycle.Forbidden, Message: forbidden(step)}
 	case e.Kind == vpc.EC2Forbidden:
-		b.open(step.Do.Call(), lifecycle.Forbidden, "ec2:"+step.Do.Call()+" is not permitted: give the controller's role deploy/iam/multi-enid-controller.json",
-			forbiddenFor, forbiddenFor, now)
+		b.open(step.Do.Call(), lifecycle.Forbidden, forbidden(step), forbiddenFor, forbiddenFor, now)
 	case e.Kind == vpc.EC2SubnetFull && step.Do == lifecycle.Create:
 		b.open(step.Slot.Subnet, lifecycle.SubnetFull, "subnet "+step.Slot.Subnet+" has no free address: free some, or use another subnet", fullFor, fullMost, now)
 	}
+}
+
+func detaches(step lifecycle.Step) bool {
+	return step.Do == lifecycle.Detach || step.Do == lifecycle.ForceDetach
+}
+
+func forbidden(step lifecycle.Step) string {
+	return "ec2:" + step.Do.Call() + " is not permitted: give the controller's role deploy/iam/multi-enid-controller.json"
 }
 
 func (b Breakers) open(key, reason, message string, first, most time.Duration, now time.Time) {

@@ -66,3 +66,26 @@ func TestForbidden(t *testing.T) {
 		t.Errorf("breakers %v", b)
 	}
 }
+
+// TestForbiddenDetach: one refusal may mean that the attachment is gone.
+func TestForbiddenDetach(t *testing.T) {
+	b := breaker.Breakers{}
+	detach := lifecycle.Step{Do: lifecycle.Detach}
+	refuse := func() bool {
+		b.Try(detach)
+		b.Ended(detach, refused(vpc.EC2Forbidden), t0)
+		_, closed := b.Closed(detach, t0)
+		return !closed
+	}
+	if refuse() {
+		t.Error("open after one refusal")
+	}
+	b.Try(detach)
+	b.Ended(detach, nil, t0)
+	if refuse() {
+		t.Error("open after a success and one refusal")
+	}
+	if !refuse() {
+		t.Error("not open after two refusals in a row")
+	}
+}
