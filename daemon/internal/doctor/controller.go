@@ -96,7 +96,7 @@ func (c *controllerDoctor) rights() []controllerRight {
 	return []controllerRight{
 		{ours, "nodeenis", "", "", []string{"list", "watch", "patch"}, "no NodeENI is known, or none can be deleted"},
 		{ours, "nodeenis/status", "", "", []string{"patch"}, "NodeENIs do not show their ENIs"},
-		{ours, "eninodestates", "", "", []string{"list", "watch", "create", "patch", "delete"}, "daemons do not learn of their ENIs"},
+		{ours, "eninodestates", "", "", []string{"get", "list", "watch", "create", "patch", "delete"}, "daemons do not learn of their ENIs"},
 		{"", "nodes", "", "", []string{"list", "watch"}, "it is not known which nodes there are"},
 		{"", "namespaces", "", "kube-system", []string{"get"}, "the cluster has no id, so nothing is created"},
 		{"", "events", "", "", []string{"create", "patch"}, "people are not told by Events"},

@@ -103,10 +103,12 @@ func TestControllerFaults(t *testing.T) {
 		check  string
 		text   []string
 	}{
-		"no API server":     {func(w *controllerWorld) { w.down = errors.New("refused") }, Fail, "Kubernetes API", []string{"refused", "kubeconfig"}},
-		"no CRD":            {func(w *controllerWorld) { w.resources = nil }, Fail, "CRDs", []string{"deploy/crd"}},
-		"no patch":          {func(w *controllerWorld) { w.denied = "patch nodeenis" }, Fail, "RBAC nodeenis.networking.k8s.aws", []string{"patch denied", "deploy/components/controller"}},
-		"no Lease right":    {func(w *controllerWorld) { w.denied = "update leases kube-system " + leaseName }, Fail, "RBAC leases.coordination.k8s.io", []string{"update denied on " + leaseName + " in kube-system"}},
+		"no API server":  {func(w *controllerWorld) { w.down = errors.New("refused") }, Fail, "Kubernetes API", []string{"refused", "kubeconfig"}},
+		"no CRD":         {func(w *controllerWorld) { w.resources = nil }, Fail, "CRDs", []string{"deploy/crd"}},
+		"no patch":       {func(w *controllerWorld) { w.denied = "patch nodeenis" }, Fail, "RBAC nodeenis.networking.k8s.aws", []string{"patch denied", "deploy/components/controller"}},
+		"no Lease right": {func(w *controllerWorld) { w.denied = "update leases kube-system " + leaseName }, Fail, "RBAC leases.coordination.k8s.io", []string{"update denied on " + leaseName + " in kube-system"}},
+		"no list of Leases": {func(w *controllerWorld) { w.denied = "list leases  " + leaseName }, Fail, "RBAC leases.coordination.k8s.io",
+			[]string{"list denied on " + leaseName, "another controller"}},
 		"no UID":            {func(w *controllerWorld) { w.uidErr = errors.New("no get") }, Fail, "cluster", []string{"no get", "kube-system"}},
 		"no Lease":          {func(w *controllerWorld) { w.leaseErr = errors.New("no get") }, Fail, "leader", []string{"no get", "--namespace"}},
 		"nobody leads":      {func(w *controllerWorld) { w.holder = "" }, Warn, "leader", []string{"nobody", "controller.enabled"}},
