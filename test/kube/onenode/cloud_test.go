@@ -1,203 +1,121 @@
 package onenode
 
 import (
-	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
+	"github.com/multi-eni/multi-eni-cni/test/fakeec2/iam"
+	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
+	"github.com/multi-eni/multi-eni-cni/test/kube/node"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// cloudEnv holds the socket of the cloud, for the stand-in of the AWS CLI.
-const cloudEnv = "MULTI_ENI_CLOUD"
+const (
+	group       = "sg-0a1b2c3d4e5f60001"
+	zone        = "eu-west-1a"
+	clusterName = "one-node"
+)
 
-// cloud has this node and one ENI to create. It answers only docs/quickstart.md, as AWS CLI v2 (ec2) does.
+// cloud is EC2 with this node's instance, for the controller's role. An ENI that is attached there appears on the node, and in the
+// instance's metadata.
 type cloud struct {
 	*stage
-	eni  eni
-	free int
+	ec2 *fakeec2.Server
+	// place is where an ENI appears: the node has room for one.
+	place eni
 
-	mu       sync.Mutex
-	made     bool
-	attached bool
-	calls    []string
+	mu    sync.Mutex
+	links map[string]nstest.ENI // by the id of the ENI
 }
 
-// call holds the arguments of the stand-in, answer its output.
-type (
-	call   struct{ Args []string }
-	answer struct{ Out, Err string }
-)
-
-func calledAsAWS() bool { return filepath.Base(os.Args[0]) == "aws" }
-
-// askCloud is the stand-in's main. It returns the exit status, 254 for an error of the service.
-func askCloud() int {
-	c, err := net.Dial("unix", os.Getenv(cloudEnv))
-	if err == nil {
-		defer c.Close()
-		err = json.NewEncoder(c).Encode(call{os.Args[1:]})
-	}
-	var got answer
-	if err == nil {
-		err = json.NewDecoder(c).Decode(&got)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 255
-	}
-	if got.Err != "" {
-		fmt.Fprintln(os.Stderr, got.Err)
-		return 254
-	}
-	if got.Out != "" {
-		fmt.Println(got.Out)
-	}
-	return 0
+// newCloud serves EC2 at the address of the node.
+func (s *stage) newCloud(place eni) *cloud {
+	s.Helper()
+	c := &cloud{stage: s, place: place, links: map[string]nstest.ENI{}}
+	primary := s.metadata.ENIs[0]
+	c.ec2 = fakeec2.New(fakeec2.Config{
+		Subnets: []fakeec2.Subnet{{ID: primary.SubnetID, IPv4: netip.MustParsePrefix(primary.SubnetIPv4CIDR), Zone: zone},
+			{ID: place.subnet, IPv4: netip.MustParsePrefix(place.cidr()), Zone: zone}},
+		Groups: []fakeec2.Group{{ID: group, Name: "pods"}},
+		Instances: []fakeec2.Instance{{ID: instanceID, Type: "m5.large", SubnetID: primary.SubnetID,
+			Tags: map[string]string{"kubernetes.io/cluster/" + clusterName: "owned"}}},
+		Policy:   c.policy(),
+		OnChange: c.changed,
+		OnUnknown: func(request string) {
+			s.Errorf("EC2: unknown: %s", request)
+		},
+	})
+	return c
 }
 
-func (c *cloud) serve() (env string) {
+// policy is the one of docs/quickstart.md, for this cluster.
+func (c *cloud) policy() *iam.Policy {
 	c.Helper()
-	socket := filepath.Join("/run", "cloud.sock") // short enough for a socket
-	l, err := net.Listen("unix", socket)
+	repo, err := nstest.Repo()
 	c.must(err)
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			var in call
-			var out answer
-			if err := json.NewDecoder(conn).Decode(&in); err == nil {
-				out.Out, err = c.do(in.Args)
-				if err != nil {
-					out.Err = err.Error()
-				}
-			}
-			_ = json.NewEncoder(conn).Encode(out) // the stand-in says so
-			_ = conn.Close()
-		}
-	}()
+	text, err := os.ReadFile(filepath.Join(repo, "deploy/iam/multi-enid-controller.json"))
+	c.must(err)
+	system, err := c.Admin.CoreV1().Namespaces().Get(c.Context(), metav1.NamespaceSystem, metav1.GetOptions{})
+	c.must(err)
+	policy, err := iam.Parse([]byte(strings.NewReplacer("CLUSTER_UID", string(system.UID), "CLUSTER_NAME", clusterName).Replace(string(text))))
+	c.must(err)
+	return policy
+}
+
+// serve listens for the controller's pods. It returns the values of the chart that let them find it.
+func (c *cloud) serve() (values string) {
+	c.Helper()
+	l, err := (&net.ListenConfig{}).Listen(c.Context(), "tcp", net.JoinHostPort(node.IP, "0"))
+	c.must(err)
+	web := &http.Server{Handler: c.ec2, ReadHeaderTimeout: callTimeout}
+	go web.Serve(l) //nolint:errcheck // ends with the test
 	c.Cleanup(func() {
-		c.must(l.Close())
-		if c.attached {
-			c.must(c.host.Detach(c.eni.ENI))
+		c.must(web.Close())
+		for _, link := range c.links {
+			c.must(c.host.Detach(link))
 		}
 	})
-	return cloudEnv + "=" + socket
+	var env []string
+	for name, value := range map[string]string{"AWS_ENDPOINT_URL_EC2": "http://" + l.Addr().String(), "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+		"AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI-EXAMPLEKEY"} {
+		env = append(env, fmt.Sprintf(`{"name":%q,"value":%q}`, name, value))
+	}
+	return "--set controller.region=" + strings.TrimRight(zone, "a") + " --set-json 'controller.extraEnv=[" + strings.Join(env, ",") + "]'"
 }
 
-func (c *cloud) do(args []string) (string, error) {
+// changed follows the attachment of an ENI.
+func (c *cloud) changed(now fakeec2.ENI) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(args) < 2 || args[0] != "ec2" {
-		return "", fmt.Errorf("aws %q: not a call of the document", args)
-	}
-	name, rest := args[1], args[2:]
-	if name == "wait" && len(rest) > 0 {
-		name, rest = "wait "+rest[0], rest[1:]
-	}
-	c.calls = append(c.calls, name)
-	act, ok := map[string]struct {
-		// takes lists the required flags with their values; "" accepts any.
-		takes map[string]string
-		do    func(map[string]string) (string, error)
-	}{
-		"describe-instances": {map[string]string{
-			"--instance-ids": instanceID, "--output": "text", "--query": "Reservations[].Instances[].NetworkInterfaces[].Attachment.DeviceIndex",
-		}, c.describe},
-		"create-network-interface": {map[string]string{
-			"--subnet-id": c.eni.subnet, "--groups": group, "--query": "NetworkInterface.NetworkInterfaceId", "--output": "text",
-			"--tag-specifications": "ResourceType=network-interface,Tags=[{Key=node.k8s.amazonaws.com/no_manage,Value=true}]",
-		}, c.create},
-		"attach-network-interface": {map[string]string{
-			"--network-interface-id": c.eni.id, "--instance-id": instanceID, "--device-index": "", "--query": "AttachmentId", "--output": "text",
-		}, c.attach},
-		"detach-network-interface":         {map[string]string{"--attachment-id": c.attachment()}, c.detach},
-		"wait network-interface-available": {map[string]string{"--network-interface-ids": c.eni.id}, c.available},
-		"delete-network-interface":         {map[string]string{"--network-interface-id": c.eni.id}, c.delete},
-	}[name]
-	if !ok {
-		return "", fmt.Errorf("aws ec2 %s: not a call of the document", name)
-	}
-	flags, err := parse(rest, act.takes)
-	if err != nil {
-		return "", fmt.Errorf("aws ec2 %s: %w", name, err)
-	}
-	return act.do(flags)
-}
-
-func parse(args []string, takes map[string]string) (map[string]string, error) {
-	got := map[string]string{}
-	for pair := range slices.Chunk(args, 2) {
-		want, ok := takes[pair[0]]
-		if !ok || len(pair) != 2 || want != "" && want != pair[1] {
-			return nil, fmt.Errorf("%q: want flags %q", pair, takes)
+	link, attached := c.links[now.ID]
+	switch {
+	case now.Instance == instanceID && !attached && now.DeviceIndex > 0:
+		link = nstest.ENI{PCI: c.place.PCI, Name: c.place.Name, MAC: now.MAC}
+		if err := c.host.Attach(link); err != nil {
+			c.Errorf("attach %s: %v", now.ID, err)
+			return
 		}
-		got[pair[0]] = pair[1]
+		c.links[now.ID] = link
+		about := fakeimds.ENI{ID: now.ID, MAC: now.MAC, DeviceIndex: now.DeviceIndex, SubnetID: now.SubnetID, SubnetIPv4CIDR: c.place.cidr(),
+			VPCIPv4CIDRs: []string{"10.0.0.0/16"}}
+		for _, a := range now.IPv4 {
+			about.IPv4s = append(about.IPv4s, a.String())
+		}
+		c.imds.Attach(about)
+	case now.Instance == "" && attached:
+		delete(c.links, now.ID)
+		c.imds.Detach(now.MAC)
+		if err := c.host.Detach(link); err != nil {
+			c.Errorf("detach %s: %v", now.ID, err)
+		}
 	}
-	if len(got) != len(takes) {
-		return nil, fmt.Errorf("flags %q, want %q", got, takes)
-	}
-	return got, nil
-}
-
-const group = "sg-0a1b2c3d4e5f60001"
-
-func (c *cloud) attachment() string { return "eni-attach-" + strings.TrimPrefix(c.eni.id, "eni-") }
-
-func (c *cloud) describe(map[string]string) (string, error) {
-	var taken []string
-	for i := range c.free {
-		taken = append(taken, strconv.Itoa(i))
-	}
-	return strings.Join(taken, "\t"), nil
-}
-
-func (c *cloud) create(map[string]string) (string, error) {
-	c.made = true
-	return c.eni.id, nil
-}
-
-func (c *cloud) attach(flags map[string]string) (string, error) {
-	index, err := strconv.Atoi(flags["--device-index"])
-	if err != nil || index < c.free || !c.made || c.attached {
-		return "", fmt.Errorf("an error occurred (InvalidParameterValue): device index %q, made %v, attached %v, %w", flags["--device-index"], c.made, c.attached,
-			err)
-	}
-	if err := c.host.Attach(c.eni.ENI); err != nil {
-		return "", err
-	}
-	c.attached = true
-	c.imds.Attach(c.eni.metadata(index))
-	return c.attachment(), nil
-}
-
-func (c *cloud) detach(map[string]string) (string, error) {
-	if !c.attached {
-		return "", fmt.Errorf("an error occurred (InvalidAttachmentID.NotFound): %s", c.attachment())
-	}
-	c.attached = false
-	c.imds.Detach(c.eni.MAC)
-	return "", c.host.Detach(c.eni.ENI)
-}
-
-func (c *cloud) available(map[string]string) (string, error) {
-	if c.attached {
-		return "", fmt.Errorf("waiter NetworkInterfaceAvailable failed: %s is in use", c.eni.id)
-	}
-	return "", nil
-}
-
-func (c *cloud) delete(map[string]string) (string, error) {
-	if !c.made || c.attached {
-		return "", fmt.Errorf("an error occurred (InvalidParameterValue): network interface %s, made %v, is in use: %v", c.eni.id, c.made, c.attached)
-	}
-	c.made = false
-	return "", nil
 }

@@ -50,7 +50,10 @@ func followQuickstart(t *testing.T) {
 	s.importBusybox()
 	s.importDevicePlugin()
 	before := s.files()
-	if out, err := s.kubectl("patch", "node", node.Name, "-p", `{"spec":{"providerID":"aws:///eu-west-1a/`+instanceID+`"}}`); err != nil {
+	// As the cloud provider does.
+	about := `{"spec":{"providerID":"aws:///` + zone + `/` + instanceID + `"},"metadata":{"labels":{"topology.kubernetes.io/zone":"` + zone +
+		`","node.kubernetes.io/instance-type":"m5.large"}}}`
+	if out, err := s.kubectl("patch", "node", node.Name, "-p", about); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	// Earlier tests left Events about a NodeENI of the same name.
@@ -59,14 +62,19 @@ func followQuickstart(t *testing.T) {
 	}
 	nads, _ := s.networks("quickstart.md")
 	s.useNetconf(nads["a"])
-	c := &cloud{stage: s, eni: newENI(0), free: 2}
-	aws, err := os.Executable()
-	s.must(err)
-	r := s.newDocumentReader(map[string]string{"aws": aws})
-	r.env = append(r.env, c.serve(), "NODE="+node.Name, "SUBNET="+c.eni.subnet, "GROUP="+group, "IMAGE="+imageName)
+	c := s.newCloud(newENI(0))
+	r := s.newDocumentReader(nil)
+	const enabled = "--set controller.enabled=true"
+	r.instead[enabled] = enabled + " " + c.serve()
+	r.env = append(r.env, "NODE="+node.Name, "SUBNET="+c.place.subnet, "GROUP="+group, "IMAGE="+imageName, "CLUSTER="+clusterName)
 	r.follow("quickstart.md")
-	if c.made || c.attached {
-		t.Errorf("the ENI is left: made %v, attached %v, after the calls %q", c.made, c.attached, c.calls)
+	for _, e := range c.ec2.All() {
+		if e.DeviceIndex > 0 || e.Instance == "" {
+			t.Errorf("EC2 still has %s, after the calls %q", e.ID, c.ec2.Calls())
+		}
+	}
+	if denied := c.ec2.Denied(); len(denied) > 0 {
+		t.Errorf("the role lacks %q", denied)
 	}
 	s.nothingLeft(before)
 }
@@ -113,7 +121,8 @@ func (s *stage) newDocumentReader(programs map[string]string) *reader {
 	s.Cleanup(func() { s.tidy(dir) })
 	s.Cleanup(func() {
 		if s.Failed() {
-			s.Logf("log of the daemon:\n%s\nof the stand-ins:\n%s\nof the device plugin:\n%s", s.log("multi-enid-*"), s.log("multi-eni-local-*"), s.log("kube-sriov-*"))
+			s.Logf("log of daemon and controller:\n%s\nof the stand-ins:\n%s\nof the device plugin:\n%s", s.log("multi-enid-*"), s.log("multi-eni-local-*"),
+				s.log("kube-sriov-*"))
 		}
 	})
 	return r
@@ -126,6 +135,9 @@ func (s *stage) tidy(manifests string) {
 		if err := s.Admin.AppsV1().DaemonSets("kube-system").Delete(ctx, name, metav1.DeleteOptions{}); err == nil {
 			s.Logf("deleted DaemonSet %s", name)
 		}
+	}
+	if err := s.Admin.AppsV1().Deployments("kube-system").Delete(ctx, "multi-enid-controller", metav1.DeleteOptions{}); err == nil {
+		s.Log("deleted Deployment multi-enid-controller")
 	}
 	files, err := filepath.Glob(manifests + "/*/*/*/*/*.y*ml")
 	s.must(err)

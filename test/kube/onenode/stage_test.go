@@ -36,9 +36,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if calledAsAWS() {
-		os.Exit(askCloud())
-	}
 	os.Exit(node.Main(m, "^TestOffer"))
 }
 
