@@ -203,7 +203,8 @@ func (c *controllerDoctor) election(ctx context.Context) []Finding {
 	case err != nil:
 		return append(all, fail(other, "grant list on leases, as deploy/components/controller does", "it cannot be looked for: %v", err)...)
 	case rival != "":
-		return append(all, fail(other, "scale the other one to 0 (docs/migration.md); until then this one changes nothing", "%s holds a Lease of the same name", rival)...)
+		return append(all, fail(other, "scale the other one to 0 (docs/migration.md); until then this one changes nothing",
+			"%s holds a Lease of the same name", rival)...)
 	}
 	return append(all, ok(other, "none")...)
 }
@@ -321,8 +322,8 @@ func (c *controllerDoctor) instances(ctx context.Context) []Finding {
 		}
 	}
 	if untagged != nil {
-		return fail(check, "tag them kubernetes.io/cluster/NAME=owned, with the cluster's name, as managed node groups do (deploy/iam/README.md)", "without a tag of the cluster, which the policy wants for "+
-			"AttachNetworkInterface: %s", some(untagged))
+		return fail(check, "tag them kubernetes.io/cluster/NAME=owned, with the cluster's name, as managed node groups do (deploy/iam/README.md)",
+			"without a tag of the cluster, which the policy wants for AttachNetworkInterface: %s", some(untagged))
 	}
 	return ok(check, "%d have a tag of the cluster", len(ids))
 }

@@ -33,9 +33,11 @@ var doctorNoon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 func healthyController() *controllerWorld {
 	return &controllerWorld{
 		resources: []string{"nodeenis", "eninodestates"}, holder: "multi-enid-controller_a_1", renewed: doctorNoon.Add(-3 * time.Second),
-		survey:    Survey{Nodes: 3, NodeENIs: 2, Instances: []string{"i-1", "i-2"}},
-		rights:    []vpc.Permission{{Action: "CreateNetworkInterface"}, {Action: "DeleteNetworkInterface"}},
-		instances: map[string]vpc.Instance{"i-1": {Tags: map[string]string{"kubernetes.io/cluster/prod": "owned"}}, "i-2": {Tags: map[string]string{"kubernetes.io/cluster/prod": "shared"}}},
+		survey: Survey{Nodes: 3, NodeENIs: 2, Instances: []string{"i-1", "i-2"}},
+		rights: []vpc.Permission{{Action: "CreateNetworkInterface"}, {Action: "DeleteNetworkInterface"}},
+		instances: map[string]vpc.Instance{
+			"i-1": {Tags: map[string]string{"kubernetes.io/cluster/prod": "owned"}}, "i-2": {Tags: map[string]string{"kubernetes.io/cluster/prod": "shared"}},
+		},
 	}
 }
 
@@ -103,10 +105,12 @@ func TestControllerFaults(t *testing.T) {
 		check  string
 		text   []string
 	}{
-		"no API server":  {func(w *controllerWorld) { w.down = errors.New("refused") }, Fail, "Kubernetes API", []string{"refused", "kubeconfig"}},
-		"no CRD":         {func(w *controllerWorld) { w.resources = nil }, Fail, "CRDs", []string{"deploy/crd"}},
-		"no patch":       {func(w *controllerWorld) { w.denied = "patch nodeenis" }, Fail, "RBAC nodeenis.networking.k8s.aws", []string{"patch denied", "deploy/components/controller"}},
-		"no Lease right": {func(w *controllerWorld) { w.denied = "update leases kube-system " + leaseName }, Fail, "RBAC leases.coordination.k8s.io", []string{"update denied on " + leaseName + " in kube-system"}},
+		"no API server": {func(w *controllerWorld) { w.down = errors.New("refused") }, Fail, "Kubernetes API", []string{"refused", "kubeconfig"}},
+		"no CRD":        {func(w *controllerWorld) { w.resources = nil }, Fail, "CRDs", []string{"deploy/crd"}},
+		"no patch": {func(w *controllerWorld) { w.denied = "patch nodeenis" }, Fail, "RBAC nodeenis.networking.k8s.aws",
+			[]string{"patch denied", "deploy/components/controller"}},
+		"no Lease right": {func(w *controllerWorld) { w.denied = "update leases kube-system " + leaseName }, Fail, "RBAC leases.coordination.k8s.io",
+			[]string{"update denied on " + leaseName + " in kube-system"}},
 		"no list of Leases": {func(w *controllerWorld) { w.denied = "list leases  " + leaseName }, Fail, "RBAC leases.coordination.k8s.io",
 			[]string{"list denied on " + leaseName, "another controller"}},
 		"no UID":            {func(w *controllerWorld) { w.uidErr = errors.New("no get") }, Fail, "cluster", []string{"no get", "kube-system"}},
@@ -119,7 +123,8 @@ func TestControllerFaults(t *testing.T) {
 		"unreadable":        {func(w *controllerWorld) { w.survey.Unreadable = []string{"NodeENI x"} }, Fail, "objects", []string{"NodeENI x"}},
 		"no providerID":     {func(w *controllerWorld) { w.survey.NoInstance = many(7) }, Warn, "nodes", []string{"node-4 and 2 more", "providerID"}},
 		"Auto Mode":         {func(w *controllerWorld) { w.survey.AutoMode = many(1) }, Warn, "nodes", []string{"node-0", "Auto Mode"}},
-		"old daemons":       {func(w *controllerWorld) { w.survey.OldDaemons = many(2) }, Warn, "daemons", []string{"node-0, node-1", "--attachments-from=controller"}},
+		"old daemons": {func(w *controllerWorld) { w.survey.OldDaemons = many(2) }, Warn, "daemons",
+			[]string{"node-0, node-1", "--attachments-from=controller"}},
 		"faults": {func(w *controllerWorld) {
 			w.survey.Faults = slices.Repeat([]SlotFault{{"net", "node-1", "NoSubnetInZone", "add a subnet"}}, 6)
 		}, Warn, "NodeENI net on node-1", []string{"NoSubnetInZone", "add a subnet"}},

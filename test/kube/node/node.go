@@ -118,7 +118,7 @@ func (n *Node) start(ctx context.Context) error {
 
 func (n *Node) startPlane(ctx context.Context) (err error) {
 	n.plane, err = plane.Start(ctx, plane.Options{
-		Dir: filepath.Join(n.dir, "plane"), Bin: n.bin, Addresses: []net.IP{net.ParseIP(IP), net.ParseIP(serviceIP)}, ServiceAccounts: true,
+		Dir: filepath.Join(n.dir, "plane"), Bin: n.bin, Addresses: []net.IP{net.ParseIP(IP), net.ParseIP(ServiceIP)}, ServiceAccounts: true,
 	})
 	if err != nil {
 		return err
@@ -130,7 +130,7 @@ func (n *Node) startPlane(ctx context.Context) (err error) {
 
 // serveService forwards the service kubernetes to the API server, as kube-proxy would, until the process ends.
 func serveService(ctx context.Context) error {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(serviceIP, "443"))
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(ServiceIP, "443"))
 	if err != nil {
 		return fmt.Errorf("serve the service kubernetes: %w", err)
 	}

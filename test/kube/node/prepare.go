@@ -16,8 +16,8 @@ import (
 // IP is the node's address. The kubelet refuses a loopback one.
 const IP = "10.88.0.1"
 
-// serviceIP is the first address of the service range, kubernetes'. The node has it, since there is no kube-proxy.
-const serviceIP = "10.0.0.1"
+// ServiceIP is the first address of the service range, kubernetes'. The node has it, since there is no kube-proxy.
+const ServiceIP = "10.0.0.1"
 
 // prepare sets up the namespaces. /run and /var/lib are the node's own and shared, as under systemd, so that pods see
 // mounts if they ask for them. /etc is a copy. /opt is empty, for installers. /proc belongs to the pid namespace. The
@@ -102,7 +102,7 @@ func prepareLinks() error {
 			return err
 		}
 		if name == "lo" {
-			if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: netlink.NewIPNet(net.ParseIP(serviceIP))}); err != nil {
+			if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: netlink.NewIPNet(net.ParseIP(ServiceIP))}); err != nil {
 				return fmt.Errorf("give lo the address of the service kubernetes: %w", err)
 			}
 		}

@@ -37,7 +37,7 @@ type cloud struct {
 	links map[string]nstest.ENI // by the id of the ENI
 }
 
-// newCloud serves EC2 at the address of the node.
+// newCloud has EC2 with room for one more ENI of this node.
 func (s *stage) newCloud(place eni) *cloud {
 	s.Helper()
 	c := &cloud{stage: s, place: place, links: map[string]nstest.ENI{}}
@@ -74,7 +74,7 @@ func (c *cloud) policy() *iam.Policy {
 // serve listens for the controller's pods. It returns the values of the chart that let them find it.
 func (c *cloud) serve() (values string) {
 	c.Helper()
-	l, err := (&net.ListenConfig{}).Listen(c.Context(), "tcp", net.JoinHostPort(node.IP, "0"))
+	l, err := (&net.ListenConfig{}).Listen(c.Context(), "tcp", net.JoinHostPort(node.ServiceIP, "0"))
 	c.must(err)
 	web := &http.Server{Handler: c.ec2, ReadHeaderTimeout: callTimeout}
 	go web.Serve(l) //nolint:errcheck // ends with the test

@@ -200,10 +200,12 @@ func (s *stage) netconf(device map[string]any) string {
 	if device["ipam"] == nil {
 		device["ipam"] = hostLocal("10.0.2.0/24", "leases")
 	}
+	pods := hostLocal("10.89.0.0/24", "leases-default")
+	pods["routes"] = []object{{"dst": node.ServiceIP + "/32"}} // for the controller's pods
 	plugin := object{
 		"type": "metacni", "dataDir": s.path("metacni"), "podResources": node.PodResourcesSocket,
 		"default": object{"cniVersion": "1.0.0", "name": "default", "type": "bridge", "bridge": "cni0", "isGateway": true,
-			"ipam": hostLocal("10.89.0.0/24", "leases-default")},
+			"ipam": pods},
 		"device": device,
 	}
 	if s.shared != nil {
