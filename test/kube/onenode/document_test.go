@@ -213,6 +213,7 @@ var odd = []struct {
 }{
 	{regexp.MustCompile(`\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`), "TIME"},
 	{regexp.MustCompile(`\b[0-9a-f]{64}\b`), "HASH"},
+	{regexp.MustCompile(`\b[0-9a-f]{16}\b`), "SLOT"},
 	{regexp.MustCompile(`\beni-[0-9a-f]{17}\b`), "ENI"},
 	{regexp.MustCompile(`\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b`), "MAC"},
 	{regexp.MustCompile(`(?m)^\d+: (\w+)(?:@if\d+)?: <[A-Z,_-]+> mtu \d+ qdisc \w+(?: qlen \d+)?`), "N: $1: <FLAGS> mtu N qdisc Q"},
