@@ -15,7 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/yaml"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/demo/terminal"
@@ -168,6 +172,20 @@ func (s *stage) start(account string, env []string, args ...string) (*plane.Proc
 }
 
 const listen = "127.0.0.1:9617"
+
+// awaitEvents waits until the API server tells both programs of a NodeENI at once.
+func (s *stage) awaitEvents() error {
+	client, err := dynamic.NewForConfig(s.plane.Admin())
+	if err != nil {
+		return err
+	}
+	o := &unstructured.Unstructured{}
+	if err := yaml.Unmarshal([]byte(strings.Replace(nodeENIManifest, "{ng: multi-eni}", "{ng: none}", 1)), &o.Object); err != nil {
+		return err
+	}
+	kind := schema.GroupVersionResource{Group: "networking.k8s.aws", Version: "v1alpha1", Resource: "nodeenis"}
+	return plane.AwaitEvents(s.Ctx, client.Resource(kind), o)
+}
 
 // ready says whether the controller has read the cluster.
 func (s *stage) ready() bool {

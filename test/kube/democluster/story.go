@@ -101,7 +101,7 @@ func (s *stage) run() (err error) {
 		_, err := nodestate.ReadInventory(nodestate.DefaultInventoryPath)
 		return err == nil && s.ready() || s.runs() != nil
 	})
-	return errors.Join(err, s.runs())
+	return errors.Join(err, s.runs(), s.awaitEvents())
 }
 
 func (s *stage) apply() error {
