@@ -57,11 +57,14 @@ func New() *Store {
 	}
 }
 
-// See takes descriptions. An older one than the last is passed over.
+// See takes descriptions. One that is older than the last, or not readable, is passed over.
 func (s *Store) See(began time.Time, list ...vpc.Interface) {
 	for i := range list {
 		v := list[i]
 		r := s.records[v.ID]
+		if v.Unreadable != nil {
+			continue // it exists, and stays as it was known
+		}
 		if r == nil {
 			r = &record{}
 			s.records[v.ID] = r

@@ -1,6 +1,7 @@
 package enis_test
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
@@ -136,5 +137,17 @@ func TestInstanceKeepsOwnedForgetsForeign(t *testing.T) {
 	s.SeeAll(at(2), nil)
 	if list, _ = s.Instance("i-1"); len(list) != 0 {
 		t.Errorf("left %v, want none", list)
+	}
+}
+
+func TestUnreadableStays(t *testing.T) {
+	s := enis.New()
+	s.See(at(0), eni("eni-1", "a"))
+	s.SeeAll(at(1), []vpc.Interface{{ID: "eni-1", Unreadable: errors.New("odd")}, {ID: "eni-2", Unreadable: errors.New("odd")}})
+	if list, _ := s.Slot("a"); len(list) != 1 || list[0].Status != enis.Available {
+		t.Errorf("slot a has %v", list)
+	}
+	if v, ok := s.ENI("eni-2"); ok {
+		t.Errorf("known although it was never read: %+v", v)
 	}
 }
