@@ -3,23 +3,22 @@ package controller
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/sirupsen/logrus"
+
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/entries"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/once"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/pace"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
-
-// retryWrite is when a failed write to the API server is tried again.
-const retryWrite = 2 * time.Second
 
 // decl is a NodeENI.
 type decl struct {
@@ -29,6 +28,7 @@ type decl struct {
 	// busy: a call about it is under way. retryAt is when the next may be made.
 	busy    bool
 	retryAt time.Time
+	retry   pace.Writes
 	// statusAt is when its status was last written, updated the newest lastUpdated that is known to be nobody's news.
 	statusAt time.Time
 	updated  time.Time
@@ -77,7 +77,7 @@ func (l *loop) readDecl(name string) {
 		return
 	}
 	for _, n := range all.Nodes {
-		if selects(d.want.Spec.NodeSelector, n.Is.Labels) || !first && selects(before, n.Is.Labels) {
+		if slots.Selects(d.want.Spec.NodeSelector, n.Is.Labels) || !first && slots.Selects(before, n.Is.Labels) {
 			l.dirtyNodes[n.Name] = true
 		}
 	}
@@ -96,15 +96,6 @@ func (l *loop) dirtySlotsOf(d *decl) {
 	for _, s := range l.members[d.object.UID] {
 		l.dirtyNodes[s.Node] = true
 	}
-}
-
-func selects(selector, labels map[string]string) bool {
-	for k, v := range selector {
-		if have, ok := labels[k]; !ok || have != v {
-			return false
-		}
-	}
-	return true
 }
 
 // declOf returns the NodeENI of a slot; nil if it is gone.
@@ -148,14 +139,7 @@ func (l *loop) change(d *decl, call func(context.Context, *fleet.Object[v1alpha1
 	d.busy = true
 	l.write(func(ctx context.Context) error { return call(ctx, o) }, func(err error) {
 		d.busy = false
-		if err != nil {
-			d.retryAt = l.Now().Add(retryWrite)
-			if errors.Is(err, fleet.ErrConflict) || errors.Is(err, fleet.ErrGone) {
-				d.retryAt = l.Now().Add(retryWrite / 10)
-			} else {
-				l.Log.WithError(err).WithField("nodeeni", o.Name).Warn("NodeENI not changed; it is tried again")
-			}
-		}
+		d.retryAt = l.again(&d.retry, err, logrus.Fields{"nodeeni": o.Name}, "NodeENI not changed; it is tried again")
 		l.readDecl(o.Name)
 		l.dirtyDecls[o.Name] = true
 	})
@@ -198,7 +182,7 @@ func (l *loop) finish(d *decl) {
 		}
 		l.recallOwned()
 		if err != nil || shown > 0 || len(l.members[o.UID]) > 0 {
-			d.retryAt = l.Now().Add(5 * retryWrite)
+			d.retryAt = l.Now().Add(5 * pace.Retry)
 			return
 		}
 		l.change(d, l.Cluster.RemoveFinalizer)

@@ -47,7 +47,7 @@ func (l *loop) wantedOn(n *node) slots.Result {
 		switch {
 		case !d.object.Known || d.object.Fault != "":
 			in.Unreadable = append(in.Unreadable, d.object.UID)
-		case n.object != nil && !d.object.Deleting && selects(d.want.Spec.NodeSelector, n.is.Labels):
+		case n.object != nil && !d.object.Deleting && slots.Selects(d.want.Spec.NodeSelector, n.is.Labels):
 			in.NodeENIs = append(in.NodeENIs, d.want)
 		}
 	}

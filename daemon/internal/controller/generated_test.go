@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 )
 
@@ -283,7 +284,7 @@ func (a *tale) want() int {
 	n := 0
 	for _, o := range a.api.enis {
 		for _, node := range a.api.nodes {
-			if o.Deleting || !selects(o.Is.Spec.NodeSelector, node.Is.Labels) {
+			if o.Deleting || !slots.Selects(o.Is.Spec.NodeSelector, node.Is.Labels) {
 				continue
 			}
 			ids := slices.Compact(slices.Sorted(slices.Values(o.Is.Spec.SubnetIDs)))

@@ -63,3 +63,120 @@ func TestStaleLeader(t *testing.T) {
 		}
 	})
 }
+
+// remake deletes a Node and makes it anew. The old ENINodeState waits for the garbage collector if it stays.
+func (w *world) remake(node string, stays bool, edit func(*fleet.Node)) {
+	w.api.mu.Lock()
+	is, state := clone(w.api.nodes[node].Is), w.api.states[node]
+	w.api.mu.Unlock()
+	w.deleteNode(node)
+	if stays {
+		w.api.mu.Lock()
+		w.api.putState(new(*state))
+		w.api.mu.Unlock()
+	}
+	if edit != nil {
+		w.setNode(node, func(n *fleet.Node) { *n = is; edit(n) })
+	}
+}
+
+// TestNodeMadeAnew: a Node that comes back under its name has no providerID at first. The daemon must not be told that there are no ENIs.
+func TestNodeMadeAnew(t *testing.T) {
+	story(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.addNode("node-1")
+		w.declare("blue", 1, a1)
+		c := w.lead()
+		defer c.kill()
+		w.wait(time.Minute, "attached", w.attached(1))
+		before, provider := w.entryOf("node-1"), ""
+		look := w.onState
+		w.onState = func(node string) {
+			if s := w.api.state(node); s != nil && s.Spec.Protocol != 0 && len(s.Spec.Attachments) == 0 {
+				t.Error("the daemon is told that the node has no ENI")
+			}
+			look(node)
+		}
+		w.remake("node-1", false, func(n *fleet.Node) { provider, n.ProviderID = n.ProviderID, "" })
+		w.daemons["node-1"].wake()
+		time.Sleep(time.Minute)
+		w.setNode("node-1", func(n *fleet.Node) { n.ProviderID = provider })
+		w.wait(time.Minute, "the entry is back", func() bool { e := w.entryOf("node-1"); return e.ENIID == before.ENIID && e.Wanted == before.Wanted })
+	})
+}
+
+// TestReportOfAnEarlierNode: a report counts still when its ENINodeState is about to go with an earlier Node, and the leader is new.
+func TestReportOfAnEarlierNode(t *testing.T) {
+	for name, edit := range map[string]func(*fleet.Node){"made anew without its label": func(n *fleet.Node) { delete(n.Labels, "role") }, "gone": nil} {
+		t.Run(name, func(t *testing.T) {
+			story(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.addNode("node-1")
+				w.declare("blue", 1, a1)
+				first := w.lead()
+				w.wait(time.Minute, "attached", w.attached(1))
+				d := w.daemons["node-1"]
+				w.wait(time.Minute, "a pod has the device", func() bool { return d.startPod("default/pod") != "" })
+				d.set(false)
+				first.kill()
+				w.remake("node-1", true, edit)
+				second := w.lead()
+				defer second.kill()
+				time.Sleep(time.Hour) // judgeChange looks
+				if live := w.live(); len(live) != 1 || live[0].Instance == "" {
+					t.Error(w.describe())
+				}
+			})
+		})
+	}
+}
+
+// TestNoStormOfWrites: while the API server refuses all writes for an hour, each object is tried once a minute.
+func TestNoStormOfWrites(t *testing.T) {
+	for name, refusal := range map[string]error{"away": errTest, "without CRD": fleet.ErrGone} {
+		t.Run(name, func(t *testing.T) {
+			story(t, func(t *testing.T) {
+				w := newWorld(t)
+				var tries atomic.Int64
+				w.fault = func(string) (before, after error) { tries.Add(1); return refusal, nil }
+				w.addNode("node-1")
+				w.declare("blue", 1, a1)
+				c := w.lead()
+				defer c.kill()
+				time.Sleep(time.Hour)
+				if n := tries.Load(); n < 30 || n > 200 {
+					t.Errorf("%d tries", n)
+				}
+				if n := len(w.ec2.All()); n > 1 { // the instance's own
+					t.Errorf("%d ENIs", n)
+				}
+			})
+		})
+	}
+}
+
+// TestOutdatedReleaseOfAnUnknownSlot: nothing of an ENI is changed for a daemon that must take an answer back, whatever is known of the slot.
+func TestOutdatedReleaseOfAnUnknownSlot(t *testing.T) {
+	story(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.addNode("node-1")
+		w.declare("blue", 1, a1)
+		first := w.lead()
+		w.wait(time.Minute, "attached", w.attached(1))
+		d := w.daemons["node-1"]
+		d.set(false)
+		first.kill()
+		e := w.entryOf("node-1")
+		w.setStatus("node-1", func(s *fleet.State) { s.Released = []v1alpha1.ReleasedENI{{Slot: e.Slot, ENIID: e.ENIID}} })
+		w.select1("node-1", false)
+		before := w.ec2.Tally("")
+		second := w.lead()
+		defer second.kill()
+		time.Sleep(time.Hour)
+		if now := w.ec2.Tally(""); now.Mutating != before.Mutating || now.Refused != before.Refused {
+			t.Errorf("changes, or tries: %+v, before %+v", now, before)
+		}
+		d.set(true)
+		w.wait(time.Hour, "detached and deleted", func() bool { return len(w.live()) == 0 })
+	})
+}

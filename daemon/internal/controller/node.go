@@ -7,8 +7,11 @@ import (
 	"slices"
 	"time"
 
+	"github.com/sirupsen/logrus"
+
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/catalog"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/once"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/pace"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/tally"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
@@ -38,6 +41,7 @@ type node struct {
 	// busy: a write of its ENINodeState is under way. retryAt is when the next may be made.
 	busy    bool
 	retryAt time.Time
+	retry   pace.Writes
 	changed time.Time // when the entries began to differ from those written
 	// faults are messages by NodeENI and reason. doubtful: EC2 may say otherwise later.
 	faults   map[[2]string]string
@@ -213,14 +217,16 @@ func (l *loop) removeStale(n *node) bool {
 	if n.busy || l.paused() {
 		return true
 	}
+	if l.Now().Before(n.retryAt) {
+		l.times.Set(nodeKey+n.name, n.retryAt)
+		return true
+	}
 	n.busy = true
 	uid := n.state.UID
 	l.write(func(ctx context.Context) error { return l.Cluster.DeleteState(ctx, n.name, uid) }, func(err error) {
 		n.busy = false
-		if err != nil {
-			l.Log.WithError(err).WithField("node", n.name).Warn("ENINodeState of an earlier Node not deleted; it is tried again")
-		}
-		l.times.Set(nodeKey+n.name, l.Now().Add(retryWrite))
+		n.retryAt = l.again(&n.retry, err, logrus.Fields{"node": n.name}, "ENINodeState of an earlier Node not deleted; it is tried again")
+		l.times.Set(nodeKey+n.name, later(n.retryAt, l.Now().Add(pace.Retry)))
 	})
 	return true
 }

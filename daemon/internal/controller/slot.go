@@ -31,6 +31,10 @@ func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
 	}
 	now := l.Now()
 	o := l.observe(n, s)
+	if o.Wanted && !s.wanted {
+		s.entry = lifecycle.Entry(s.entry, s.Slot, o, s.mem)
+		return time.Time{} // for the daemon
+	}
 	next := l.readPlace(n, s, o, now)
 	step := lifecycle.Next(s.Slot, o, s.mem, now)
 	l.tellDetached(n, s, step)
@@ -98,7 +102,7 @@ func (l *loop) observe(n *node, s *slot) lifecycle.Observed {
 		o.Park = l.parks(d, s.Subnet)
 	}
 	if !s.wanted {
-		o.Wanted = s.outdated && attachedTo(o.Interfaces, s.Instance)
+		o.Wanted = s.outdated && !o.Abandoned && enis.AttachedTo(o.Interfaces, s.Instance)
 		return o
 	}
 	if f, ok := n.plan.Faults[s.ID]; ok {
@@ -116,15 +120,10 @@ func (l *loop) observe(n *node, s *slot) lifecycle.Observed {
 	return o
 }
 
-func attachedTo(list []vpc.Interface, instance string) bool {
-	return slices.ContainsFunc(list, func(v vpc.Interface) bool {
-		return v.Attachment != nil && v.Attachment.Instance == instance && v.Attachment.Status != enis.Detaching
-	})
-}
-
 func (l *loop) observeNode(n *node, s *slot) lifecycle.Node {
 	o := lifecycle.Node{Since: n.since, Exists: n.object != nil && n.instance == s.Instance}
 	if !o.Exists {
+		o.Reported = n.state != nil && n.state.Is.Reported && entries.Has(n.state.Is.Spec, string(s.ID))
 		return o
 	}
 	o.Ready = n.object.Is.Ready
@@ -137,7 +136,7 @@ func (l *loop) observeNode(n *node, s *slot) lifecycle.Node {
 		s.storedIn = n.state.UID
 	}
 	o.Reported, o.Protocol = state.Reported, state.Protocol
-	listed := slices.Contains(state.Released, v1alpha1.ReleasedENI{Slot: string(s.ID), ENIID: s.mem.ENI})
+	listed := s.mem.ENI != "" && slices.Contains(state.Released, v1alpha1.ReleasedENI{Slot: string(s.ID), ENIID: s.mem.ENI})
 	s.outdated = listed && (s.outdated || s.wanted || !entries.WantReleased(state.Spec, string(s.ID)))
 	o.Released = listed && !s.outdated
 	for _, d := range state.Devices {

@@ -6,7 +6,10 @@ import (
 	"maps"
 	"time"
 
+	"github.com/sirupsen/logrus"
+
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/entries"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/pace"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
@@ -19,7 +22,8 @@ const calm = 500 * time.Millisecond
 func (l *loop) writeSpec(n *node) time.Time {
 	now := l.Now()
 	switch {
-	case n.object == nil:
+	case n.object == nil, n.is.ProviderID == "" && len(n.slots) > 0:
+		// Without its instance, which a new Node gets a little later, nobody knows which entries are the node's: they stay.
 		l.commit(n, n.pending(), nil)
 		return time.Time{}
 	case n.busy || l.paused():
@@ -50,17 +54,20 @@ func (l *loop) writeSpec(n *node) time.Time {
 	seen := n.state
 	l.write(func(ctx context.Context) error { return l.Cluster.WriteSpec(ctx, n.name, seen, want) }, func(err error) {
 		n.busy = false
-		switch {
-		case errors.Is(err, fleet.ErrConflict) || errors.Is(err, fleet.ErrGone):
-			n.retryAt = l.Now().Add(retryWrite / 10)
-		case err != nil:
-			n.retryAt = l.Now().Add(retryWrite)
-			l.Log.WithError(err).WithField("node", n.name).Warn("entries of ENINodeState not written; it is tried again")
-		}
+		n.retryAt = l.again(&n.retry, err, logrus.Fields{"node": n.name}, "entries of ENINodeState not written; it is tried again")
 		l.commit(n, pending, err)
 		l.dirtyNodes[n.name] = true
 	})
 	return time.Time{}
+}
+
+// again notes how a write ended, and returns when the next may be made.
+func (l *loop) again(w *pace.Writes, err error, log logrus.Fields, message string) time.Time {
+	wait, news := w.Ended(err, errors.Is(err, fleet.ErrConflict) || errors.Is(err, fleet.ErrGone))
+	if news {
+		l.Log.WithError(err).WithFields(log).Warn(message)
+	}
+	return l.Now().Add(wait)
 }
 
 // spec is the wish for the ENINodeState of the node. Slots of an earlier instance of the same name are left out.

@@ -49,7 +49,7 @@ func (d *decider) mayDetach() (Step, bool) {
 	}
 	switch {
 	case len(n.Holders) > 0:
-		return wait(DeviceInUse, "%s on node %s is in use by %s: it is detached when these pods have ended", d.eni.ID, d.s.Node, strings.Join(n.Holders, ", "))
+		return wait(DeviceInUse, "%s on node %s is in use by %s: it is detached when these pods have ended", d.eni.ID, d.s.Node, some(n.Holders))
 	case n.Released:
 		return Step{}, true
 	case !n.Reported && !d.found() && !d.never().After(d.now):
@@ -76,6 +76,15 @@ func (d *decider) mayDetach() (Step, bool) {
 		return wait(WaitingForNode, "no daemon has reported on node %s, and %s was found there: it is detached when a daemon has released it", d.s.Node, d.eni.ID)
 	}
 	return wait("", "")
+}
+
+// some names the first pods: the message goes into an object with others.
+func some(pods []string) string {
+	const most = 5
+	if len(pods) <= most {
+		return strings.Join(pods, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(pods[:most], ", "), len(pods)-most)
 }
 
 // found reports whether the ENI may have been given to pods by a daemon whose report is lost.

@@ -85,7 +85,7 @@ func Slots(in Input) Result {
 		d := declaration{NodeENI: e.Defaulted(), ref: NodeENI{Name: e.Name, UID: string(e.UID), Generation: e.Generation}, in: &in, out: &r, told: map[Fault]bool{}}
 		d.begin()
 		for _, n := range nodes {
-			if selects(e.Spec.NodeSelector, n.Labels) {
+			if Selects(e.Spec.NodeSelector, n.Labels) {
 				d.slotsOn(n)
 			}
 		}
@@ -94,7 +94,8 @@ func Slots(in Input) Result {
 	return r
 }
 
-func selects(selector, labels map[string]string) bool {
+// Selects reports whether a nodeSelector selects a Node with these labels.
+func Selects(selector, labels map[string]string) bool {
 	for k, v := range selector {
 		if have, ok := labels[k]; !ok || have != v {
 			return false

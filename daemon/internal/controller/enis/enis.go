@@ -280,3 +280,10 @@ func trim(v vpc.Interface) vpc.Interface {
 	v.Tags, v.Prefixes, v.Addresses = tags, nil, nil
 	return v
 }
+
+// AttachedTo says whether one of the ENIs is attached to the instance, and to stay there.
+func AttachedTo(list []vpc.Interface, instance string) bool {
+	return slices.ContainsFunc(list, func(v vpc.Interface) bool {
+		return v.Attachment != nil && v.Attachment.Instance == instance && v.Attachment.Status != Detaching
+	})
+}
