@@ -31,7 +31,7 @@ var nodeenis = Group{
 			Remedy: "See that `multi-enid controller` runs: `kubectl -n kube-system get deploy`. Without the controller, start the daemon with another " +
 				"`--attachments-from`.",
 			Seen: []string{"the controller has not written spec of ENINodeState …: see that multi-enid controller runs, or start multi-enid with another " +
-				"--attachments-from; no ENI counts as removed meanwhile",
+				"--attachments-from",
 				"there is no ENINodeState …, which multi-enid makes and the controller completes;",
 				"multi-enid has not written its first status into ENINodeState …, and offers no new ENI before;",
 				"spec of ENINodeState … cannot be read (…);", "spec.protocol of ENINodeState … is …, and this multi-enid speaks …"}},

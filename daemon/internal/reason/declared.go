@@ -8,7 +8,8 @@ var declared = Group{
 			Meaning: "The NodeENI selects this node, and its status lists no ENI attached to it. A controller attaches ENIs. With " +
 				"`--attachments-from=controller` the message has the controller's phase and reason, such as `SubnetFull`.",
 			Remedy: "Wait some seconds, or mend the reason in the message. Read the log of the controller that attaches ENIs. If no controller runs " +
-				"in the cluster, attach the ENI yourself and start `multi-enid` with `--attachments-from=imds`. If the status names the node otherwise, correct `--node-name`."},
+				"in the cluster, attach the ENI yourself and start `multi-enid` with `--attachments-from=imds`. If the status names the node otherwise, correct " +
+				"`--node-name`."},
 		{Reason: ENINotAttached, Kind: Problem,
 			Meaning: "The instance has no ENI at the device index and in the subnet that the NodeENI names.",
 			Remedy: "Attach one: `aws ec2 attach-network-interface`. Or correct `spec.deviceIndex` and the subnet; the message lists the ENIs that are " +

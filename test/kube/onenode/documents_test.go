@@ -69,7 +69,7 @@ func followQuickstart(t *testing.T) {
 	r.env = append(r.env, "NODE="+node.Name, "SUBNET="+c.place.subnet, "GROUP="+group, "IMAGE="+imageName, "CLUSTER="+clusterName)
 	r.follow("quickstart.md")
 	for _, e := range c.ec2.All() {
-		if e.DeviceIndex > 0 || e.Instance == "" {
+		if e.Deleted.IsZero() && (e.DeviceIndex > 0 || e.Instance == "") {
 			t.Errorf("EC2 still has %s, after the calls %q", e.ID, c.ec2.Calls())
 		}
 	}

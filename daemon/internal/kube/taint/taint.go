@@ -47,7 +47,9 @@ func (s *Remover) Observe(v view.View) {
 
 // unread: the node's NodeENIs are unknown, or the controller's list is.
 func unread(v view.View) bool {
-	return v.ByController && v.Unlisted || slices.ContainsFunc(v.Inventory.Problems, func(p nodestate.Problem) bool { return p.Reason == reason.NodeENIsUnreadable })
+	return v.ByController && v.Unlisted || slices.ContainsFunc(v.Inventory.Problems, func(p nodestate.Problem) bool {
+		return p.Reason == reason.NodeENIsUnreadable
+	})
 }
 
 // allReady: each NodeENI of the node has a ready device, and none that is pending.
