@@ -275,6 +275,37 @@ func TestEntryOfAnExternalENI(t *testing.T) {
 	if e := Entry(e, c.s, c.o, c.m); e.ENIID != "" {
 		t.Errorf("%+v", e)
 	}
+	// Without a plan, as after an hour without EC2, the daemon must not lose a device that pods may have. It stays somebody else's.
+	for _, c.m.Phase = range []Phase{External, Wanted} {
+		c.o.PlannedAt = time.Time{}
+		if now := Entry(e, c.s, c.o, c.m); now.ENIID != "eni-1" || now.Phase != "External" || now.AttachmentID != "at-1" || now.Wanted != "Attached" {
+			t.Errorf("without a plan: %+v", now)
+		}
+		c.o.Wanted = false
+		if now := Entry(e, c.s, c.o, c.m); now.ENIID != "" {
+			t.Errorf("nobody wants it: %+v", now)
+		}
+		c.o.Wanted = true
+	}
+}
+
+// TestEntryWantedWhileDetaching: no pod may get a device that EC2 is taking away.
+func TestEntryWantedWhileDetaching(t *testing.T) {
+	c := ready()
+	c.m.Phase = Detaching
+	old := v1alpha1.AttachmentEntry{ENIID: c.m.ENI, Wanted: v1alpha1.WantedReleased}
+	if e := Entry(old, c.s, c.o, c.m); e.Wanted != v1alpha1.WantedReleased {
+		t.Errorf("while it detaches: %+v", e)
+	}
+	for _, c.m.Phase = range []Phase{Draining, Created, Attaching, Attached} {
+		if e := Entry(old, c.s, c.o, c.m); e.Wanted != v1alpha1.WantedAttached {
+			t.Errorf("%s: %+v", c.m.Phase, e)
+		}
+	}
+	c.m.Phase, old.Wanted = Detaching, v1alpha1.WantedAttached
+	if e := Entry(old, c.s, c.o, c.m); e.Wanted != v1alpha1.WantedAttached {
+		t.Errorf("somebody else detaches it: %+v", e)
+	}
 }
 
 func TestActions(t *testing.T) {

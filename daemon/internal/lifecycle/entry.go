@@ -35,12 +35,19 @@ func Entry(old v1alpha1.AttachmentEntry, s slots.Slot, o Observed, m Memory) v1a
 		ResourceName: s.Options.DPDKResourceName, AllowedNamespaces: s.Options.AllowedNamespaces, Wanted: v1alpha1.WantedReleased,
 		Attempt: m.Attempt, Request: m.Request, Phase: string(m.Phase), Reason: m.Reason, Message: m.Message, Found: m.Found,
 	}
-	if o.Wanted {
+	// An ENI that is being detached for a release stays so, even if it is wanted again: no pod is to get it.
+	if o.Wanted && (m.Phase != Detaching || old.Wanted != v1alpha1.WantedReleased || old.ENIID != m.ENI) {
 		e.Wanted = v1alpha1.WantedAttached
 	}
 	if e.ENIID == "" && m.Phase == External && o.External != nil {
 		describe(&e, *o.External)
 		e.ENIID = o.External.ID
+		return e
+	}
+	if e.ENIID == "" && o.Wanted && o.PlannedAt.IsZero() && old.Phase == string(External) {
+		// Without a plan nobody knows whether somebody else's ENI is still there.
+		e.Phase, e.Reason, e.Message, e.ENIID, e.AttachmentID = old.Phase, old.Reason, old.Message, old.ENIID, old.AttachmentID
+		e.NetworkCard, e.DeviceIndex, e.MAC, e.Addresses, e.Prefixes = old.NetworkCard, old.DeviceIndex, old.MAC, old.Addresses, old.Prefixes
 		return e
 	}
 	if e.ENIID == "" {
