@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificates of its own
@@ -50,7 +51,7 @@ Documentation: ` + projectURL,
 	}
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
-	cluster := controlplane.Program{Stdout: p.stdout, Stderr: p.stderr, Getenv: p.getenv, Version: version}
+	cluster := controlplane.Program{Stdout: p.stdout, Stderr: p.stderr, Getenv: p.getenv, Now: time.Now, Version: version}
 	root.AddCommand(p.runCommand(ctx), p.statusCommand(ctx), cluster.AddDoctor(ctx, p.doctorCommand(ctx)), p.installCommand(ctx), p.uninstallCommand(),
 		p.kubectl().Command(ctx), cluster.Command(ctx), p.versionCommand(), p.bindDriverCommand())
 	cli.Prepare(root, version)

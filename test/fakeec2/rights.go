@@ -144,7 +144,7 @@ func lookModify(s *Server, c *call) error {
 }
 
 func lookTags(s *Server, c *call) error {
-	tags, err := params(maps.Clone(c.params)).tags("Tag")
+	tags, err := maps.Clone(c.params).tags("Tag")
 	if err != nil {
 		return err
 	}

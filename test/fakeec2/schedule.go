@@ -63,8 +63,8 @@ type bucket struct {
 func (s *Server) throttled(action string, now time.Time) bool {
 	limit, own := s.cfg.Buckets[action]
 	if !own {
-		var any bool
-		if limit, any = s.cfg.Buckets[""]; !any {
+		var common bool
+		if limit, common = s.cfg.Buckets[""]; !common {
 			return false
 		}
 	}

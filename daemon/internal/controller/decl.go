@@ -128,7 +128,7 @@ func (l *loop) lookAtDecl(name string) {
 	case o.Deleting && d.hasFinalizer():
 		l.finish(d)
 	}
-	if !d.busy && !(o.Deleting && len(l.members[o.UID]) == 0) {
+	if !d.busy && (!o.Deleting || len(l.members[o.UID]) > 0) {
 		l.writeStatus(d, now)
 	}
 }

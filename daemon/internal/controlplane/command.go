@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,6 +17,7 @@ import (
 type Program struct {
 	Stdout, Stderr io.Writer
 	Getenv         func(string) string
+	Now            func() time.Time
 	Version        string
 }
 
@@ -42,7 +44,7 @@ detached or deleted when the controller ends.`,
 			if err := errors.Join(c.check(), logErr); err != nil {
 				return &cli.UsageError{Err: err}
 			}
-			return c.run(ctx, p.Version, log)
+			return c.run(ctx, p, log)
 		},
 	}
 	c.add(cmd.Flags(), p.Getenv)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
@@ -47,8 +46,8 @@ func (p Program) AddDoctor(ctx context.Context, cmd *cobra.Command) *cobra.Comma
 func (p Program) questions(ctx context.Context, kubeconfig, namespace, regionName string) doctor.ControllerOptions {
 	quiet := logrus.New() // the findings have the errors
 	quiet.SetOutput(io.Discard)
-	ec2 := region.New(region.Config{Region: regionName, Now: time.Now})
-	o := doctor.ControllerOptions{Namespace: namespace, EC2: ec2, Now: time.Now}
+	ec2 := region.New(region.Config{Region: regionName, Now: p.Now})
+	o := doctor.ControllerOptions{Namespace: namespace, EC2: ec2, Now: p.Now}
 	c := client.Config{Kubeconfig: kubeconfig, UserAgent: "multi-enid-doctor/" + p.Version, Log: quiet}
 	config, err := client.Configure(c)
 	if err != nil {
@@ -57,7 +56,7 @@ func (p Program) questions(ctx context.Context, kubeconfig, namespace, regionNam
 	}
 	cluster := &cluster{ec2: ec2}
 	if cluster.api, err = client.New(config, ""); err == nil {
-		cluster.fleet, err = fleet.Connect(c, fleet.Options{Namespace: namespace, Identity: "doctor", Now: time.Now, Log: quiet})
+		cluster.fleet, err = fleet.Connect(c, fleet.Options{Namespace: namespace, Identity: "doctor", Now: p.Now, Log: quiet})
 	}
 	if err != nil {
 		o.ClusterErr = err

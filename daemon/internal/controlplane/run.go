@@ -24,19 +24,19 @@ const (
 )
 
 // run is the controller. It ends when ctx does, and leaves everything in place.
-func (c *flags) run(ctx context.Context, version string, log *logrus.Logger) error {
-	cluster, err := fleet.Connect(client.Config{Kubeconfig: c.kubeconfig, UserAgent: "multi-enid-controller/" + version, Log: log},
-		fleet.Options{Namespace: c.namespace, Identity: c.identity, Now: time.Now, Log: log})
+func (c *flags) run(ctx context.Context, p Program, log *logrus.Logger) error {
+	cluster, err := fleet.Connect(client.Config{Kubeconfig: c.kubeconfig, UserAgent: "multi-enid-controller/" + p.Version, Log: log},
+		fleet.Options{Namespace: c.namespace, Identity: c.identity, Now: p.Now, Log: log})
 	if err != nil {
 		return err
 	}
 	counts := &tally.Tally{}
-	server := control.New(control.Options{Version: version, Now: time.Now, Log: log})
+	server := control.New(control.Options{Version: p.Version, Now: p.Now, Log: log})
 	ec2 := region.New(region.Config{
-		Region: c.region, QPS: c.qps, Burst: c.burst, Guard: cluster.Fence, Now: time.Now,
+		Region: c.region, QPS: c.qps, Burst: c.burst, Guard: cluster.Fence, Now: p.Now,
 		Observe: func(action, code string, _ time.Duration) { server.Called(action, code) },
 	})
-	server.State = func() control.State { return state(cluster, counts, ec2.Rates()) }
+	server.State = func() control.State { return state(cluster, counts, ec2.Rates(), p.Now()) }
 	if err := connect(ctx, ec2); err != nil {
 		return err
 	}
@@ -49,10 +49,10 @@ func (c *flags) run(ctx context.Context, version string, log *logrus.Logger) err
 			stop(err)
 		}
 	}()
-	log.WithFields(logrus.Fields{"version": version, "namespace": c.namespace, "identity": c.identity}).Info("controller started")
+	log.WithFields(logrus.Fields{"version": p.Version, "namespace": c.namespace, "identity": c.identity}).Info("controller started")
 	go cluster.Run(ctx)
 	o := controller.Options{
-		EC2: ec2, Cluster: cluster, Tally: counts, Log: log, Now: time.Now,
+		EC2: ec2, Cluster: cluster, Tally: counts, Log: log, Now: p.Now,
 		ForceDetachAfter: c.forceDetachAfter, LeakSweep: controller.Sweep(c.leakSweep), AdoptPublic: c.adopt == adoptPublic,
 	}
 	if err := elect(ctx, cluster.Elect, func(ctx context.Context) { controller.Lead(ctx, o) }, log); err != nil {
@@ -96,8 +96,8 @@ func elect(ctx context.Context, elect func(context.Context, func(context.Context
 }
 
 // state is the present, as metrics and probes have it.
-func state(cluster *fleet.Fleet, counts *tally.Tally, rates map[string]float64) control.State {
-	now := counts.Snapshot(time.Now(), string(lifecycle.Parked))
+func state(cluster *fleet.Fleet, counts *tally.Tally, rates map[string]float64, at time.Time) control.State {
+	now := counts.Snapshot(at, string(lifecycle.Parked))
 	return control.State{
 		Synced: cluster.Unread() == nil, Leader: cluster.Leading(), Turned: now.Turned, OtherController: now.OtherController, Slots: now.Slots, Blocked: now.Blocked,
 		Attach: control.Histogram(now.AttachSeconds), Leaked: now.Leaked, Parked: now.Parked, Waiting: now.ReleaseWait, Resynced: now.Resynced,

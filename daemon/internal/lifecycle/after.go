@@ -50,6 +50,7 @@ func (m Memory) done(st Step, r Result, now time.Time) Memory {
 		m.own.at, m.settled, m.polls = now, now.Add(overlay), 0
 	}
 	switch st.Do {
+	case Wait, LookUp:
 	case Store:
 		m = m.stored(st, now)
 	case Create:

@@ -39,7 +39,7 @@ func failed(m Memory, st Step, err error, now time.Time) Memory {
 	case e.Code == "InvalidNetworkInterfaceID.NotFound" || e.Code == "InvalidAttachmentID.NotFound":
 		return notFound(m, st, n, now)
 	case e.Code == "InvalidInstanceID.NotFound":
-		return noInstance(m, st, n, now)
+		return noInstance(m, st, now)
 	case e.Kind == vpc.EC2Throttled:
 		m.RetryAt = now.Add(backoff(time.Second, 15*time.Second, n))
 		m.Reason, m.Message = Throttled, fmt.Sprintf("EC2 takes %s less often than it is asked for: the controller slows down by itself", st.Do.Call())
@@ -76,7 +76,7 @@ func notFound(m Memory, st Step, n int, now time.Time) Memory {
 }
 
 // noInstance: EC2 does not know the instance.
-func noInstance(m Memory, st Step, n int, now time.Time) Memory {
+func noInstance(m Memory, st Step, now time.Time) Memory {
 	m.RetryAt = now.Add(absentAfter)
 	if st.Do.Mutates() {
 		m.instanceAfter = now

@@ -332,7 +332,7 @@ func (c *fakeController) store(cell *fakeCell, o Observed, m Memory) error {
 func (c *fakeController) do(cell *fakeCell, o Observed, st Step) (r Result) {
 	f, v := c.w.region, c.view(cell.slot.Instance)
 	at := f.now
-	switch st.Do {
+	switch st.Do { //nolint:exhaustive // Wait and Store have no call
 	case LookUp:
 		var list []vpc.Interface
 		if list, r.Err = f.describe(func(i vpc.Interface) bool { return i.Tags[slots.TagSlot] == string(cell.slot.ID) }); r.Err == nil {

@@ -51,7 +51,7 @@ func Parse(document []byte) (*Policy, error) {
 	if err := dec.Decode(&d); err != nil {
 		return nil, fmt.Errorf("decode the policy: %w", err)
 	}
-	if _, err := dec.Token(); err != io.EOF { //nolint:errorlint // the decoder returns it as it is
+	if _, err := dec.Token(); err != io.EOF {
 		return nil, errors.New("there is something after the policy")
 	}
 	if d.Version != "2012-10-17" {

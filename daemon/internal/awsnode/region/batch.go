@@ -78,7 +78,7 @@ func (b *batcher[V]) join(ctx context.Context, now time.Time, value string) *bat
 	if len(at.values) >= batchValues {
 		at.timer.Stop()
 		b.open = nil
-		go b.run(at)
+		go b.run(at) //nolint:contextcheck // a batch belongs to several callers
 		return at
 	}
 	at.timer.Reset(min(batchIdle, at.first.Add(batchMost).Sub(now)))

@@ -10,7 +10,7 @@ import (
 
 // Pool runs calls. It is safe for concurrent use.
 type Pool struct {
-	ctx     context.Context
+	ctx     context.Context //nolint:containedctx // the calls end with it
 	workers int
 
 	mu      sync.Mutex
@@ -64,7 +64,7 @@ func (c calls) Less(i, j int) bool {
 	return c[i].urgency > c[j].urgency || c[i].urgency == c[j].urgency && c[i].order < c[j].order
 }
 func (c calls) Swap(i, j int) { c[i], c[j] = c[j], c[i] }
-func (c *calls) Push(x any)   { *c = append(*c, x.(call)) } //nolint:forcetypeassert // Do pushes only calls
+func (c *calls) Push(x any)   { *c = append(*c, x.(call)) } //nolint:errcheck,forcetypeassert // Do pushes only calls
 func (c *calls) Pop() any {
 	last := len(*c) - 1
 	x := (*c)[last]
@@ -127,7 +127,7 @@ type due []entry
 func (d due) Len() int           { return len(d) }
 func (d due) Less(i, j int) bool { return d[i].at.Before(d[j].at) }
 func (d due) Swap(i, j int)      { d[i], d[j] = d[j], d[i] }
-func (d *due) Push(x any)        { *d = append(*d, x.(entry)) } //nolint:forcetypeassert // Set pushes only entries
+func (d *due) Push(x any)        { *d = append(*d, x.(entry)) } //nolint:errcheck,forcetypeassert // Set pushes only entries
 func (d *due) Pop() any {
 	last := len(*d) - 1
 	x := (*d)[last]

@@ -130,10 +130,10 @@ func (s *apiServer) store(path, name string, o object) object {
 	meta["generation"], meta["uid"] = float64(1), fmt.Sprintf("uid-%s-%d", name, s.version)
 	if before != nil {
 		kind = "MODIFIED"
-		old := before["metadata"].(map[string]any) //nolint:forcetypeassert // set above
+		old := before["metadata"].(map[string]any) //nolint:errcheck,forcetypeassert // set above
 		meta["uid"], meta["generation"] = old["uid"], old["generation"]
 		if fmt.Sprint(before["spec"]) != fmt.Sprint(o["spec"]) {
-			meta["generation"] = old["generation"].(float64) + 1 //nolint:forcetypeassert // set above
+			meta["generation"] = old["generation"].(float64) + 1 //nolint:errcheck,forcetypeassert // set above
 		}
 	}
 	o["metadata"], o["apiVersion"], o["kind"] = meta, kinds[path][0], kinds[path][1]
@@ -245,7 +245,7 @@ func (s *apiServer) single(w http.ResponseWriter, r *http.Request, path, name, s
 		s.patch(w, r, path, name, sub, body)
 	case r.Method == http.MethodDelete && path == pathStates:
 		preconditions, _ := body["preconditions"].(map[string]any)
-		if preconditions["uid"] != before["metadata"].(map[string]any)["uid"] { //nolint:forcetypeassert // set above
+		if preconditions["uid"] != before["metadata"].(map[string]any)["uid"] { //nolint:errcheck,forcetypeassert // set above
 			fakekube.Refuse(w, http.StatusConflict)
 			return
 		}
@@ -263,7 +263,7 @@ func (s *apiServer) single(w http.ResponseWriter, r *http.Request, path, name, s
 func (s *apiServer) patch(w http.ResponseWriter, r *http.Request, path, name, sub string, body object) {
 	before := s.objects[path][name]
 	meta, _ := body["metadata"].(map[string]any)
-	old := before["metadata"].(map[string]any) //nolint:forcetypeassert // set above
+	old := before["metadata"].(map[string]any) //nolint:errcheck,forcetypeassert // set above
 	if r.Header.Get("Content-Type") != "application/merge-patch+json" || meta["resourceVersion"] == nil || meta["uid"] == nil {
 		s.t.Errorf("%s %s: not a merge with resourceVersion and uid", r.Method, r.URL)
 	}

@@ -116,7 +116,7 @@ func (f *Fleet) campaign(ctx context.Context, lead func(context.Context)) error 
 	elector.Run(renewing)
 	never()
 	<-led
-	lock.release()
+	lock.release() //nolint:contextcheck // ctx has ended
 	return nil
 }
 
@@ -176,7 +176,7 @@ func (l *fencedLock) release() {
 	if !l.held {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), electionTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), electionTimeout) //nolint:forbidigo // the caller's has ended
 	defer cancel()
 	record, _, err := l.Get(ctx)
 	if err != nil || record.HolderIdentity != l.Identity() {

@@ -2,11 +2,11 @@ package fleet
 
 import (
 	"encoding/json"
-	"reflect"
 	"strings"
 	"unique"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kjson "sigs.k8s.io/json"
 
@@ -32,7 +32,7 @@ type Object[T any] struct {
 func (o *Object[T]) same(other *Object[T]) bool {
 	a, b := *o, *other
 	a.Version, b.Version = "", ""
-	return reflect.DeepEqual(a, b)
+	return equality.Semantic.DeepEqual(a, b)
 }
 
 // Node has the parts of a Node that matter here.
