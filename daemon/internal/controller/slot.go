@@ -296,6 +296,10 @@ func (l *loop) ended(n *node, s *slot, step lifecycle.Step, r lifecycle.Result) 
 	now := l.Now()
 	s.mem = lifecycle.After(s.mem, step, r, now)
 	l.tellResult(n, s, step, r.Err)
+	if do := s.mem.Denied; do != lifecycle.Wait {
+		l.breakers.Forbid(do, now)
+		l.tellFailed(n, s, do)
+	}
 	if r.Err != nil {
 		l.doubt(s, now)
 	}

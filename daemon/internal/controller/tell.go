@@ -92,12 +92,19 @@ func (l *loop) tellResult(n *node, s *slot, step lifecycle.Step, err error) {
 		return
 	}
 	var e *vpc.EC2Error
-	if !errors.As(err, &e) || s.mem.Reason == "" || s.mem.Reason == lifecycle.Throttled || !s.said.Once(step.Do.String(), s.mem.Reason) {
-		log.WithError(err).Debug("call failed")
+	log.WithError(err).Debug("call failed")
+	if errors.As(err, &e) && s.mem.Reason != "" && s.mem.Reason != lifecycle.Throttled {
+		l.tellFailed(n, s, step.Do)
+	}
+}
+
+// tellFailed tells once why EC2 refuses a call.
+func (l *loop) tellFailed(n *node, s *slot, do lifecycle.Action) {
+	if !s.said.Once(do.String(), s.mem.Reason) {
 		return
 	}
-	log.WithError(err).WithField("reason", s.mem.Reason).Warn("EC2 refuses the call")
-	if reason := failures[step.Do]; reason != "" {
+	l.log(n, s).WithFields(logrus.Fields{"call": do.String(), "reason": s.mem.Reason}).Warn("EC2 refuses the call: " + s.mem.Message)
+	if reason := failures[do]; reason != "" {
 		l.tellSlot(s, true, reason, s.mem.Message)
 	}
 }

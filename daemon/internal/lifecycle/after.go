@@ -11,7 +11,7 @@ func After(m Memory, st Step, r Result, now time.Time) Memory {
 	if m.Phase != st.Phase {
 		m.polls = 0
 	}
-	m.Phase, m.Reason, m.Message = st.Phase, st.Reason, st.Message
+	m.Phase, m.Reason, m.Message, m.Denied = st.Phase, st.Reason, st.Message, Wait
 	m.reported = m.reported || st.note.reported
 	m.Found = m.Found || st.note.lost
 	switch {
@@ -81,6 +81,9 @@ func (m Memory) done(st Step, r Result, now time.Time) Memory {
 	case Describe:
 		m.describedAt, m.missingSince = now, time.Time{}
 		m.polls++
+		if st.ENI == m.ENI {
+			m = m.confirm(r.Interface)
+		}
 	case ReadNode:
 		m.nodeReadAt = now
 		m.polls++
@@ -95,7 +98,7 @@ func (m Memory) done(st Step, r Result, now time.Time) Memory {
 func (m Memory) stored(st Step, now time.Time) Memory {
 	n := st.note
 	if n.adopt {
-		m.own, m.missingSince, m.mismatch = own{}, time.Time{}, time.Time{}
+		m.own, m.missingSince, m.mismatch, m.suspect = own{}, time.Time{}, time.Time{}, suspect{}
 		m.ENI, m.AttachmentID, m.Found, m.createdAt = st.ENI, n.attached, n.found, now
 		m.Request = n.request
 		return m
@@ -111,7 +114,7 @@ func (m Memory) stored(st Step, now time.Time) Memory {
 func (m Memory) ended(eni string) Memory {
 	m.gone = eni
 	if m.ENI == eni {
-		m.ENI, m.AttachmentID, m.Request, m.Found = "", "", "", false
+		m.ENI, m.AttachmentID, m.Request, m.Found, m.suspect = "", "", "", false, suspect{}
 		m.missingSince, m.detachingSince = time.Time{}, time.Time{}
 	}
 	return m

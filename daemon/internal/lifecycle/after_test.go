@@ -50,7 +50,7 @@ func TestWay(t *testing.T) {
 			t.Errorf("%s: %q, want %q", part.name, got, part.want)
 		}
 	}
-	if diff := cmp.Diff(Memory{Attempt: 1}, c.m, cmp.AllowUnexported(Memory{}, own{})); diff != "" {
+	if diff := cmp.Diff(Memory{Attempt: 1}, c.m, cmp.AllowUnexported(Memory{}, own{}, plight{}, suspect{})); diff != "" {
 		t.Errorf("after the end (-want +got):\n%s", diff)
 	}
 }

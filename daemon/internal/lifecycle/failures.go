@@ -25,6 +25,12 @@ const (
 
 // failed notes a failure.
 func failed(m Memory, st Step, err error, now time.Time) Memory {
+	m = fail(m, st, err, now)
+	m.why = plight{m.Phase, m.Reason, m.Message}
+	return m
+}
+
+func fail(m Memory, st Step, err error, now time.Time) Memory {
 	if st.Do != m.Failed {
 		m.Failed, m.Failures = st.Do, 0
 	}
@@ -125,11 +131,51 @@ func refused(m Memory, st Step, e *vpc.EC2Error, n int, now time.Time) Memory {
 	if r.reason == "" {
 		return m
 	}
+	p := plight{m.Phase, r.reason, fmt.Sprintf("%s: EC2 says %v: %s", subject(st), e, r.remedy)}
 	if r.blocks && st.Do != Detach && st.Do != ForceDetach && st.Do != Delete {
-		m.Phase = Blocked
+		p.phase = Blocked
 	}
-	m.Reason, m.Message = r.reason, fmt.Sprintf("%s: EC2 says %v: %s", subject(st), e, r.remedy)
+	if e.Kind == vpc.EC2Forbidden && st.ENI != "" && st.ENI == m.ENI && st.Do > Create {
+		m.suspect = suspect{st.Do, st.Attachment, p}
+		return m
+	}
+	m.Phase, m.Reason, m.Message = p.phase, p.reason, p.message
 	return m
+}
+
+// confirm says whether a forbidden call was forbidden indeed, by a look at its ENI: a call about something that is gone was not.
+func (m Memory) confirm(i *vpc.Interface) Memory {
+	s := m.suspect
+	if s.do == Wait {
+		return m
+	}
+	m.suspect = suspect{}
+	if !s.still(i) {
+		if m.Failed == s.do {
+			m.Failed, m.RetryAt, m.Failures = Wait, time.Time{}, 0
+		}
+		return m
+	}
+	m.Denied, m.why = s.do, s.plight
+	m.Phase, m.Reason, m.Message = s.plight.phase, s.plight.reason, s.plight.message
+	return m
+}
+
+// still: the call's subject is as it was before the call.
+func (s suspect) still(i *vpc.Interface) bool {
+	if i == nil {
+		return true
+	}
+	a := i.Attachment
+	switch s.do { //nolint:exhaustive // the others are about the ENI itself
+	case Detach, ForceDetach:
+		return a != nil && a.ID == s.attachment && a.Status != "detaching" && a.Status != "detached"
+	case SetTermination:
+		return a != nil && a.ID == s.attachment
+	case Attach:
+		return a == nil
+	}
+	return true
 }
 
 // subject names slot and call.

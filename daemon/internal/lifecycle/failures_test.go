@@ -106,6 +106,12 @@ func TestFailures(t *testing.T) {
 					t.Errorf("failure %d waits %v, want %v", i+1, got, wait)
 				}
 			}
+			if tt.reason == Forbidden && tt.do != Create {
+				if m.Reason != "" {
+					t.Errorf("reason %q before a look", m.Reason)
+				}
+				m = After(m, Step{Do: Describe, Slot: slot(), ENI: "eni-1", Phase: m.Phase}, Result{Interface: &vpc.Interface{ID: "eni-1"}}, t0)
+			}
 			if m.Reason != tt.reason {
 				t.Errorf("reason %q, want %q", m.Reason, tt.reason)
 			}
@@ -204,5 +210,94 @@ func TestInstanceGone(t *testing.T) {
 	}
 	if !After(m, st, Result{Err: missing}, t0.Add(10*time.Second)).instanceGone {
 		t.Error("not after two answers")
+	}
+}
+
+// TestForbiddenAboutGone: a policy that asks for tags forbids calls about things that are gone. Only a look tells.
+func TestForbiddenAboutGone(t *testing.T) {
+	denied := says(vpc.EC2Forbidden, "UnauthorizedOperation", "x")
+	missing := says(vpc.EC2Refused, "InvalidNetworkInterfaceID.NotFound", "x")
+	free := &vpc.Interface{ID: "eni-1", Status: "available"}
+	attached := func(id, status string) *vpc.Interface {
+		return &vpc.Interface{ID: "eni-1", Status: "in-use", Attachment: &vpc.Attachment{ID: id, Instance: "i-1", Status: status}}
+	}
+	for name, tt := range map[string]struct {
+		do    Action
+		shown *vpc.Interface
+		want  bool
+	}{
+		"detach, still attached":     {Detach, attached("at-1", "attached"), true},
+		"detach, detaching":          {Detach, attached("at-1", "detaching"), false},
+		"detach, other attachment":   {Detach, attached("at-2", "attached"), false},
+		"detach, free":               {Detach, free, false},
+		"force, still attached":      {ForceDetach, attached("at-1", "attached"), true},
+		"force, free":                {ForceDetach, free, false},
+		"delete, still there":        {Delete, free, true},
+		"attach, free":               {Attach, free, true},
+		"attach, attached":           {Attach, attached("at-1", "attaching"), false},
+		"termination, still there":   {SetTermination, attached("at-1", "attached"), true},
+		"termination, free":          {SetTermination, free, false},
+		"groups, still there":        {SetGroups, attached("at-1", "attached"), true},
+		"source check, still there":  {SetSourceDestCheck, free, true},
+		"tags of a public ENI there": {Tag, free, true},
+	} {
+		before := Memory{Attempt: 1, Request: "r", ENI: "eni-1", AttachmentID: "at-1"}
+		st := Step{Do: tt.do, Slot: slot(), ENI: "eni-1", Attachment: "at-1", Phase: Draining}
+		look := Step{Do: Describe, Slot: slot(), ENI: "eni-1", Phase: Draining}
+		m := After(before, st, Result{Err: denied}, t0)
+		if m.Reason != "" || m.Denied != Wait {
+			t.Errorf("%s: %s of %s before a look", name, m.Reason, m.Denied)
+		}
+		seen := After(m, look, Result{Interface: tt.shown}, t0.Add(time.Second))
+		if got := seen.Denied == tt.do; got != tt.want || (seen.Reason == Forbidden) != tt.want || seen.RetryAt.IsZero() == tt.want {
+			t.Errorf("%s: denied %v, want %v: %+v", name, got, tt.want, seen)
+		}
+		if again := After(seen, Step{Do: Wait, Phase: Draining}, Result{}, t0.Add(2*time.Second)); again.Denied != Wait {
+			t.Errorf("%s: denied once more", name)
+		}
+		gone := After(After(m, look, Result{Err: missing}, t0.Add(time.Second)), look, Result{Err: missing}, t0.Add(11*time.Second))
+		if gone.ENI != "" || gone.Denied != Wait || gone.Reason != "" || gone.suspect != (suspect{}) {
+			t.Errorf("%s: gone: %+v", name, gone)
+		}
+	}
+}
+
+// TestTheReasonStays: while a failed call waits for its next try, looks do not hide why.
+func TestTheReasonStays(t *testing.T) {
+	for name, tt := range map[string]struct {
+		err    error
+		reason string
+	}{
+		"no room":       {says(vpc.EC2Limit, "AttachmentLimitExceeded", "x"), slots.NoFreeInterface},
+		"not permitted": {says(vpc.EC2Refused, "OperationNotPermitted", "x"), NotPermitted},
+		"refused":       {says(vpc.EC2Refused, "SomethingNew", "x"), Refused},
+	} {
+		s := slot()
+		e := vpc.Interface{ID: "eni-1", Status: "available", Tags: map[string]string{slots.TagSlot: string(s.ID)}, Groups: s.Groups}
+		o := Observed{
+			LookedAt: t0, Interfaces: []vpc.Interface{e}, Instance: &vpc.Instance{State: "running"}, InstanceAt: t0, PlannedAt: t0, Wanted: true,
+			Node: Node{Exists: true, Ready: true},
+		}
+		m := Memory{Attempt: 1, Request: "r", ENI: "eni-1", Phase: Created, describedAt: t0}
+		st := Next(s, o, m, t0)
+		if st.Do != Attach {
+			t.Fatalf("%s: %s", name, st.Do)
+		}
+		m = After(m, st, Result{Err: tt.err}, t0)
+		message := m.Message
+		for i := range 6 {
+			now := t0.Add(time.Duration(1+i) * time.Second)
+			if st = Next(s, o, m, now); st.Do.Mutates() || st.Reason != tt.reason || st.Message != message {
+				t.Errorf("%s, step %d: %s with %q: %q", name, i, st.Do, st.Reason, st.Message)
+			}
+			o.LookedAt, o.PlannedAt, o.InstanceAt = now, now, now
+			m = After(m, st, Result{Interface: &e}, now)
+			if st.Do == Wait {
+				break
+			}
+		}
+		if st.Do != Wait {
+			t.Errorf("%s: no end", name)
+		}
 	}
 }

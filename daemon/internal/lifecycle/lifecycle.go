@@ -153,8 +153,13 @@ type Memory struct {
 	Failed   Action
 	RetryAt  time.Time
 	Failures int
+	// Denied is the action whose UnauthorizedOperation the last step has confirmed: its ENI is still there as before.
+	Denied Action
 
-	own own
+	// why is how the slot stands since Failed failed, suspect a forbidden call that is not confirmed yet.
+	why     plight
+	suspect suspect
+	own     own
 	// settled is when a look by tag begins to prove that there is nothing. lookAfter: something is unclear; no act before a look begun later.
 	settled, lookAfter, planAfter, instanceAfter time.Time
 	// describedAt is the last answer about ENI; polls counts them in this phase.
@@ -173,6 +178,19 @@ const (
 	adopting = "adopt"
 	moved    = "moved"
 )
+
+// plight is how a slot stands after a failure.
+type plight struct {
+	phase           Phase
+	reason, message string
+}
+
+// suspect is a call about an ENI that EC2 has forbidden. A policy that asks for tags forbids calls about things that are gone, too.
+type suspect struct {
+	do         Action
+	attachment string
+	plight     plight
+}
 
 // own are the controller's own writes, which late answers do not show yet.
 type own struct {

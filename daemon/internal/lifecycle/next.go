@@ -33,9 +33,8 @@ func Next(s slots.Slot, o Observed, m Memory, now time.Time) Step {
 	st.note.holders = o.Holders
 	st.note.there = d.eni != nil && d.eni.ID == m.ENI && o.LookedAt.After(m.missingSince)
 	st.note.draining = !o.Wanted && (!m.drainingSince.IsZero() || st.note.draining || !o.Node.Exists)
-	if st.Do != Wait && st.Do == m.Failed && now.Before(m.RetryAt) {
-		st = Step{Slot: s, Phase: m.Phase, Reason: m.Reason, Message: m.Message, At: m.RetryAt, note: st.note}
-		st.note.adopt = false
+	if m.Failed != Wait && now.Before(m.RetryAt) {
+		st = pending(st, m)
 	}
 	if st.Phase == "" {
 		st.Phase = m.Phase
@@ -43,6 +42,23 @@ func Next(s slots.Slot, o Observed, m Memory, now time.Time) Step {
 			st.Reason, st.Message = m.Reason, m.Message
 		}
 	}
+	return st
+}
+
+// pending holds the failed action back, and lets a look show the failure.
+func pending(st Step, m Memory) Step {
+	why := m.why
+	if why.phase == "" {
+		why = plight{m.Phase, m.Reason, m.Message}
+	}
+	switch {
+	case st.Do == m.Failed:
+		st = Step{Slot: st.Slot, At: m.RetryAt, note: st.note}
+		st.note.adopt = false
+	case st.Do == Wait || st.Do > ReadNode || st.Reason != "":
+		return st
+	}
+	st.Phase, st.Reason, st.Message = why.phase, why.reason, why.message
 	return st
 }
 

@@ -15,6 +15,7 @@ const (
 	forbiddenFor = 5 * time.Minute
 	fullFor      = 2 * time.Minute
 	fullMost     = 10 * time.Minute
+	lookFor      = 15 * time.Second
 )
 
 // Breakers are the breakers that are open, by EC2's action or by subnet. They must not be used concurrently.
@@ -70,22 +71,22 @@ func (b Breakers) Ended(step lifecycle.Step, err error, now time.Time) {
 			delete(b, k)
 		}
 	case !errors.As(err, &e):
-	case e.Kind == vpc.EC2Forbidden && detaches(step) && b[step.Do.Call()] == nil:
-		// A policy that asks for tags also forbids to detach an attachment that is gone. The next one decides.
-		b[step.Do.Call()] = &Breaker{Reason: lifecycle.Forbidden, Message: forbidden(step)}
+	case e.Kind == vpc.EC2Forbidden && step.ENI != "":
+		if open := b[step.Do.Call()]; open != nil {
+			open.Until = now.Add(lookFor) // no other slot tries meanwhile
+		}
 	case e.Kind == vpc.EC2Forbidden:
-		b.open(step.Do.Call(), lifecycle.Forbidden, forbidden(step), forbiddenFor, forbiddenFor, now)
+		b.Forbid(step.Do, now)
 	case e.Kind == vpc.EC2SubnetFull && step.Do == lifecycle.Create:
 		b.open(step.Slot.Subnet, lifecycle.SubnetFull, "subnet "+step.Slot.Subnet+" has no free address: free some, or use another subnet", fullFor, fullMost, now)
 	}
 }
 
-func detaches(step lifecycle.Step) bool {
-	return step.Do == lifecycle.Detach || step.Do == lifecycle.ForceDetach
-}
-
-func forbidden(step lifecycle.Step) string {
-	return "ec2:" + step.Do.Call() + " is not permitted: give the controller's role deploy/iam/multi-enid-controller.json"
+// Forbid notes that EC2 forbids an action. Ended does so by itself only for a call about no ENI: EC2 may also forbid a call because its ENI is
+// gone, which only a look can tell.
+func (b Breakers) Forbid(do lifecycle.Action, now time.Time) {
+	b.open(do.Call(), lifecycle.Forbidden, "ec2:"+do.Call()+" is not permitted: give the controller's role deploy/iam/multi-enid-controller.json",
+		forbiddenFor, forbiddenFor, now)
 }
 
 func (b Breakers) open(key, reason, message string, first, most time.Duration, now time.Time) {

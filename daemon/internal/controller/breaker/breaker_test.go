@@ -67,25 +67,30 @@ func TestForbidden(t *testing.T) {
 	}
 }
 
-// TestForbiddenDetach: one refusal may mean that the attachment is gone.
-func TestForbiddenDetach(t *testing.T) {
+// TestForbiddenByALook: a forbidden call about an ENI opens nothing before a look has shown that the ENI is still there.
+func TestForbiddenByALook(t *testing.T) {
 	b := breaker.Breakers{}
-	detach := lifecycle.Step{Do: lifecycle.Detach}
-	refuse := func() bool {
-		b.Try(detach)
-		b.Ended(detach, refused(vpc.EC2Forbidden), t0)
-		_, closed := b.Closed(detach, t0)
-		return !closed
+	detach := lifecycle.Step{Do: lifecycle.Detach, ENI: "eni-1"}
+	b.Try(detach)
+	b.Ended(detach, refused(vpc.EC2Forbidden), t0)
+	if _, ok := b.Closed(detach, t0); !ok {
+		t.Error("open before a look")
 	}
-	if refuse() {
-		t.Error("open after one refusal")
+	b.Forbid(lifecycle.Detach, t0)
+	if _, ok := b.Closed(detach, t0.Add(5*time.Minute-1)); ok {
+		t.Error("closed after a look")
+	}
+	if _, ok := b.Closed(lifecycle.Step{Do: lifecycle.Delete, ENI: "eni-1"}, t0); !ok {
+		t.Error("another action is held back")
+	}
+	now := t0.Add(5 * time.Minute)
+	b.Try(detach)
+	b.Ended(detach, refused(vpc.EC2Forbidden), now)
+	if _, ok := b.Closed(detach, now.Add(time.Second)); ok {
+		t.Error("another slot tries during the look")
 	}
 	b.Try(detach)
-	b.Ended(detach, nil, t0)
-	if refuse() {
-		t.Error("open after a success and one refusal")
-	}
-	if !refuse() {
-		t.Error("not open after two refusals in a row")
+	if b.Ended(detach, nil, now); len(b) != 0 {
+		t.Errorf("a success leaves %v", b)
 	}
 }
