@@ -2,31 +2,14 @@ package controller
 
 import (
 	"net/http"
-	"os"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode/region"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
-	"github.com/multi-eni/multi-eni-cni/test/fakeec2/iam"
 )
-
-// policy is the one that we ship, for the cluster of these tests.
-func policy(t *testing.T) *iam.Policy {
-	t.Helper()
-	text, err := os.ReadFile("../../../deploy/iam/multi-enid-controller.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := iam.Parse([]byte(strings.NewReplacer("CLUSTER_UID", "cluster-1", "CLUSTER_NAME", "test").Replace(string(text))))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
 
 // eventsOf returns the messages of a reason.
 func (w *world) eventsOf(reason string) (messages []string) {
@@ -47,7 +30,7 @@ func (d doer) Do(r *http.Request) (*http.Response, error) { return d(r) }
 // TestForbiddenAboutGone: a policy that asks for tags forbids calls about things that are gone. They end as if EC2 had said that they are gone, and
 // hold no other slot back.
 func TestForbiddenAboutGone(t *testing.T) {
-	p := policy(t)
+	p := shippedPolicy(t)
 	for _, action := range []string{"DetachNetworkInterface", "DeleteNetworkInterface"} {
 		t.Run(action, func(t *testing.T) {
 			story(t, func(t *testing.T) {

@@ -36,9 +36,8 @@ func Next(s slots.Slot, o Observed, m Memory, now time.Time) Step {
 	if m.Failed != Wait && now.Before(m.RetryAt) {
 		st = pending(st, m)
 	}
-	if st.Phase == "" {
-		st.Phase = m.Phase
-		if m.Phase == Blocked { // a look does not end it
+	if st.Phase == "" { // a look: it ends nothing
+		if st.Phase = m.Phase; st.Reason == "" {
 			st.Reason, st.Message = m.Reason, m.Message
 		}
 	}
