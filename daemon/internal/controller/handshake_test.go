@@ -8,6 +8,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 )
 
 var errTest = errors.New("a fault of the test")
@@ -178,5 +179,75 @@ func TestOutdatedReleaseOfAnUnknownSlot(t *testing.T) {
 		}
 		d.set(true)
 		w.wait(time.Hour, "detached and deleted", func() bool { return len(w.live()) == 0 })
+	})
+}
+
+// TestOutages: EC2 is away for an hour, then the API server, then both; what people want meanwhile is done once afterwards, and nothing else.
+func TestOutages(t *testing.T) {
+	story(t, func(t *testing.T) {
+		var ec2Down, apiDown atomic.Bool
+		w := newWorld(t, func(c *fakeec2.Config) {
+			c.Fault = func(string) string {
+				if ec2Down.Load() {
+					return fakeec2.Drop
+				}
+				return ""
+			}
+		})
+		w.fault = func(string) (before, after error) {
+			if apiDown.Load() {
+				return errDown, nil
+			}
+			return nil, nil
+		}
+		for _, node := range []string{"node-1", "node-2", "node-3"} {
+			w.addNode(node)
+		}
+		w.declare("blue", 1, a1)
+		w.declare("green", 2, a2)
+		c := w.lead()
+		defer c.kill()
+		w.wait(time.Minute, "attached", w.attached(6))
+		for _, d := range w.daemons {
+			w.wait(time.Minute, "pods", func() bool { return d.startPod("default/"+d.node) != "" })
+		}
+		calls := func() int { return w.ec2.Tally("").Calls }
+		for i, outage := range []struct{ ec2, api bool }{{ec2: true}, {api: true}, {true, true}} {
+			before := calls()
+			ec2Down.Store(outage.ec2)
+			apiDown.Store(outage.api)
+			w.addNode([]string{"node-4", "node-5", "node-6"}[i])
+			w.select1("node-1", i == 1)
+			time.Sleep(time.Hour)
+			if n := calls() - before; n > 5000 {
+				t.Errorf("outage %d: %d calls", i, n)
+			}
+			ec2Down.Store(false)
+			apiDown.Store(false)
+			took := w.wait(10*time.Minute, "healed", func() bool {
+				attached := 0
+				for _, e := range w.live() {
+					if e.Instance != "" && e.Instance != instanceOf("node-1") {
+						attached++
+					}
+				}
+				return attached == 6+2*i // without node-1's
+			})
+			t.Logf("outage %d: %d calls, healed in %v", i, calls()-before, took)
+			time.Sleep(20 * time.Minute)
+		}
+		if t.Log(w.told()); w.told()["ENIDetached"] > 3 {
+			t.Error("more was released than was asked for")
+		}
+		sum := 0
+		for _, n := range w.told() {
+			sum += n
+		}
+		if sum > 60 {
+			t.Errorf("%d Events", sum)
+		}
+		if live := w.live(); len(live) != 11 {
+			t.Errorf("%d ENIs, want two on five nodes and the one that a pod has on node-1\n%s", len(live), w.describe())
+		}
 	})
 }
