@@ -58,7 +58,7 @@ func (l *loop) readDecl(name string) {
 	}
 	l.dirtyDecls[name] = true
 	if d == nil {
-		d = &decl{updated: newest(o), said: once.Memory{}}
+		d = &decl{updated: slots.LastUpdated(o.Is.Status.Attachments), said: once.Memory{}}
 		l.decls[name] = d
 	} else if same(d.object, o) {
 		d.object = o
@@ -235,13 +235,6 @@ func (l *loop) writeStatus(d *decl, now time.Time) {
 	l.change(d, func(ctx context.Context, o *fleet.Object[v1alpha1.NodeENI]) error {
 		return l.Cluster.WriteStatus(ctx, o, list)
 	})
-}
-
-func newest(o *fleet.Object[v1alpha1.NodeENI]) (t time.Time) {
-	for i := range o.Is.Status.Attachments {
-		t = later(t, o.Is.Status.Attachments[i].LastUpdated.Time)
-	}
-	return t
 }
 
 func later(a, b time.Time) time.Time {

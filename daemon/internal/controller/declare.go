@@ -2,13 +2,11 @@ package controller
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/catalog"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
-	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
 
 // declare makes the slots that the NodeENIs want, and marks those that none wants.
@@ -56,17 +54,12 @@ func (l *loop) wantedOn(n *node) slots.Result {
 	}
 	if len(in.NodeENIs) > 0 {
 		l.ask(n.name, l.catalog.Ask(l.Now(), in.NodeENIs))
-		if n.is.VPC == "" && named(in.NodeENIs) {
+		if n.is.VPC == "" && catalog.NeedsVPC(in.NodeENIs) {
 			l.readNode(n)
 		}
 	}
 	in.Catalog = l.catalog.Known()
 	return slots.Slots(in)
-}
-
-// named: a name of a NodeENI means a subnet only together with a VPC.
-func named(list []v1alpha1.NodeENI) bool {
-	return slices.ContainsFunc(list, func(o v1alpha1.NodeENI) bool { return o.Spec.SubnetName != "" || len(o.Spec.SubnetNames) > 0 })
 }
 
 // ask asks EC2 for subnets and groups. All nodes that NodeENIs select may wait for the answer.

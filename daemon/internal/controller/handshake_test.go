@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 )
@@ -130,6 +131,38 @@ func TestReportOfAnEarlierNode(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestENIAfterALostReport: the daemon has reported, somebody deletes the object, and another ENI comes before the daemon can write again.
+func TestENIAfterALostReport(t *testing.T) {
+	story(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.addNode("node-1")
+		w.declare("blue", 1, a1)
+		c := w.lead()
+		defer c.kill()
+		w.wait(time.Minute, "attached", w.attached(1))
+		w.daemons["node-1"].set(false)
+		w.api.mu.Lock()
+		delete(w.states, "node-1")
+		w.stamp()
+		w.tell("State", "node-1", w.version)
+		w.api.mu.Unlock()
+		w.declare("green", 2, a2)
+		w.wait(time.Minute, "attached", w.attached(2))
+		w.holdersMu.Lock()
+		for _, e := range w.ec2.All() {
+			if e.Tags[slots.TagSlot] != "" {
+				w.holders[e.ID] = "default/pod"
+			}
+		}
+		w.holdersMu.Unlock()
+		w.deleteNodeENI("green")
+		time.Sleep(time.Hour) // judgeChange looks
+		w.endPod("default/pod")
+		w.daemons["node-1"].set(true)
+		w.wait(time.Minute, "the released one goes", w.attached(1))
+	})
 }
 
 // TestNoStormOfWrites: while the API server refuses all writes for an hour, each object is tried once a minute.

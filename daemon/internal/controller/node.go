@@ -29,6 +29,8 @@ type node struct {
 	// instance is the id of its EC2 instance; "" without one.
 	instance string
 	since    time.Time
+	// reported is the instance whose daemon has reported, in any ENINodeState.
+	reported string
 	slots    map[slots.ID]*slot
 
 	plan      slots.Plan

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/enis"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
@@ -86,7 +87,7 @@ func (l *loop) deleteLeak(v vpc.Interface) {
 	do(l, l.changes, vpc.PrioritySweep, func(ctx context.Context) (struct{}, error) { return struct{}{}, l.EC2.Delete(ctx, v.ID) }, func(_ struct{}, err error) {
 		log := l.Log.WithField("eni", v.ID)
 		switch {
-		case err == nil || notFound(err):
+		case err == nil || enis.NotFound(err):
 			l.enis.Deleted(l.Now(), v.ID)
 			log.Info("leaked ENI deleted")
 		default:

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 )
 
@@ -48,7 +49,7 @@ func (l *loop) askRival() {
 
 // watchUpdated looks for a status that somebody else has written.
 func (l *loop) watchUpdated(d *decl) {
-	t := newest(d.object)
+	t := slots.LastUpdated(d.object.Is.Status.Attachments)
 	if !t.After(d.updated) {
 		return
 	}

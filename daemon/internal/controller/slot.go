@@ -128,6 +128,11 @@ func (l *loop) observeNode(n *node, s *slot) lifecycle.Node {
 	}
 	o.Ready = n.object.Is.Ready
 	o.Lost = s.storedIn != "" && (n.state == nil || n.state.UID != s.storedIn)
+	if n.state != nil && n.state.Is.Reported {
+		n.reported = n.instance
+	} else if n.reported == n.instance && s.mem.ENI != "" {
+		s.mem.Found = true // its daemon may have it, though the object with its report has gone
+	}
 	if n.state == nil {
 		return o
 	}
@@ -207,7 +212,7 @@ func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
 				switch {
 				case err == nil:
 					l.enis.See(began, v)
-				case notFound(err):
+				case enis.NotFound(err):
 					l.enis.Missing(began, step.ENI)
 				}
 				note(r)

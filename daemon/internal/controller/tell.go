@@ -7,6 +7,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/enis"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
@@ -87,7 +88,7 @@ func (l *loop) tellResult(n *node, s *slot, step lifecycle.Step, err error) {
 		}
 		return
 	}
-	if step.Do == lifecycle.Delete && notFound(err) {
+	if step.Do == lifecycle.Delete && enis.NotFound(err) {
 		l.tellSlot(s, false, "ENIAlreadyDeleted", fmt.Sprintf("%s of node %s does not exist any more", step.ENI, s.Node))
 		return
 	}

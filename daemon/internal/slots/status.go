@@ -62,3 +62,13 @@ func publicState(phase string) string {
 	}
 	return ""
 }
+
+// LastUpdated is the newest lastUpdated of a status; zero without any.
+func LastUpdated(status []v1alpha1.ENIAttachment) (newest time.Time) {
+	for i := range status {
+		if t := status[i].LastUpdated.Time; t.After(newest) {
+			newest = t
+		}
+	}
+	return newest
+}

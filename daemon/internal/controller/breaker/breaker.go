@@ -1,5 +1,5 @@
 // Package breaker keeps slots from repeating a call that has just failed for another slot: all creations in a full subnet, and each action
-// without permission. When the time is over, one slot tries.
+// without permission or credentials. When the time is over, one slot tries.
 package breaker
 
 import (
@@ -13,6 +13,8 @@ import (
 // Times of the breakers.
 const (
 	forbiddenFor = 5 * time.Minute
+	unknownFor   = 30 * time.Second
+	unknownMost  = 5 * time.Minute
 	fullFor      = 2 * time.Minute
 	fullMost     = 10 * time.Minute
 	lookFor      = 15 * time.Second
@@ -77,6 +79,8 @@ func (b Breakers) Ended(step lifecycle.Step, err error, now time.Time) {
 		}
 	case e.Kind == vpc.EC2Forbidden:
 		b.Forbid(step.Do, now)
+	case e.Kind == vpc.EC2Unauthenticated:
+		b.open(step.Do.Call(), lifecycle.Unauthenticated, "EC2 does not take the controller's credentials: "+e.Remedy(), unknownFor, unknownMost, now)
 	case e.Kind == vpc.EC2SubnetFull && step.Do == lifecycle.Create:
 		b.open(step.Slot.Subnet, lifecycle.SubnetFull, "subnet "+step.Slot.Subnet+" has no free address: free some, or use another subnet", fullFor, fullMost, now)
 	}

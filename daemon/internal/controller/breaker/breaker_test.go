@@ -94,3 +94,15 @@ func TestForbiddenByALook(t *testing.T) {
 		t.Errorf("a success leaves %v", b)
 	}
 }
+
+func TestUnauthenticated(t *testing.T) {
+	b := breaker.Breakers{}
+	b.Try(create("a"))
+	b.Ended(create("a"), refused(vpc.EC2Unauthenticated), t0)
+	if open, ok := b.Closed(create("b"), t0.Add(30*time.Second-1)); ok || open.Reason != lifecycle.Unauthenticated {
+		t.Errorf("closed %v, %+v", ok, open)
+	}
+	if _, ok := b.Closed(create("b"), t0.Add(30*time.Second)); !ok {
+		t.Error("nobody tries again")
+	}
+}

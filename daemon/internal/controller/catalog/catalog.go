@@ -2,6 +2,7 @@
 package catalog
 
 import (
+	"slices"
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
@@ -123,4 +124,9 @@ func (c *Catalog) DoubtGroups(now time.Time, ids []string) {
 	for _, id := range ids {
 		c.doubts[key{groupID, id}] = now
 	}
+}
+
+// NeedsVPC: a name in one of these NodeENIs means a subnet only together with a VPC.
+func NeedsVPC(list []v1alpha1.NodeENI) bool {
+	return slices.ContainsFunc(list, func(o v1alpha1.NodeENI) bool { return o.Spec.SubnetName != "" || len(o.Spec.SubnetNames) > 0 })
 }

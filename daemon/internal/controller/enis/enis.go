@@ -4,6 +4,7 @@ package enis
 
 import (
 	"cmp"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -286,4 +287,10 @@ func AttachedTo(list []vpc.Interface, instance string) bool {
 	return slices.ContainsFunc(list, func(v vpc.Interface) bool {
 		return v.Attachment != nil && v.Attachment.Instance == instance && v.Attachment.Status != Detaching
 	})
+}
+
+// NotFound: EC2 does not know the ENI.
+func NotFound(err error) bool {
+	var e *vpc.EC2Error
+	return errors.As(err, &e) && e.Code == "InvalidNetworkInterfaceID.NotFound"
 }

@@ -1,17 +1,6 @@
 package controller
 
-import (
-	"errors"
-
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
-)
-
-// notFound: EC2 does not know the ENI.
-func notFound(err error) bool {
-	var e *vpc.EC2Error
-	return errors.As(err, &e) && e.Code == "InvalidNetworkInterfaceID.NotFound"
-}
+import "github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 
 // parks: an ENI of the NodeENI in this subnet outlives its instance.
 func (l *loop) parks(d *decl, subnet string) bool {
