@@ -3,6 +3,7 @@ package controlplane
 import (
 	"context"
 	"errors"
+	"runtime/debug"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -23,8 +24,14 @@ const (
 	connectPatience = 30 * time.Second
 )
 
+// gcPercent is GOGC, if the environment has none: the controller mostly waits, and has a large cluster in its memory.
+const gcPercent = 25
+
 // run is the controller. It ends when ctx does, and leaves everything in place.
 func (c *flags) run(ctx context.Context, p Program, log *logrus.Logger) error {
+	if p.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	cluster, err := fleet.Connect(client.Config{Kubeconfig: c.kubeconfig, UserAgent: "multi-enid-controller/" + p.Version, Log: log},
 		fleet.Options{Namespace: c.namespace, Identity: c.identity, Now: p.Now, Log: log})
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"unique"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
@@ -105,13 +106,16 @@ func isSubnet(s string) error { _, err := device.ParseSubnetID(s); return err }
 
 func isMAC(s string) error { _, err := device.ParseMAC(s); return err }
 
+// tagsOf shares equal texts: the ENIs of a cluster have the same keys, and many of the same values.
 func tagsOf(set []types.Tag) map[string]string {
-	tags := map[string]string{}
+	tags := make(map[string]string, len(set))
 	for _, t := range set {
-		tags[aws.ToString(t.Key)] = aws.ToString(t.Value)
+		tags[shared(t.Key)] = shared(t.Value)
 	}
 	return tags
 }
+
+func shared(s *string) string { return unique.Make(aws.ToString(s)).Value() }
 
 // interfaceOf never fails: senseless values stand in Unreadable.
 func interfaceOf(n *types.NetworkInterface) vpc.Interface {
