@@ -14,6 +14,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/entries"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/once"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/pace"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/queue"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
@@ -230,16 +231,9 @@ func (l *loop) writeStatus(d *decl, now time.Time) {
 	}
 	d.statusAt = now
 	for i := range list {
-		d.updated = later(d.updated, list[i].LastUpdated.Time)
+		d.updated = queue.Later(d.updated, list[i].LastUpdated.Time)
 	}
 	l.change(d, func(ctx context.Context, o *fleet.Object[v1alpha1.NodeENI]) error {
 		return l.Cluster.WriteStatus(ctx, o, list)
 	})
-}
-
-func later(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
-	}
-	return a
 }

@@ -16,6 +16,12 @@ func (l *loop) declare(n *node) {
 	for _, want := range result.Slots {
 		seen[want.ID] = true
 		s := n.slots[want.ID]
+		if was := l.slots[want.ID]; s == nil && was != nil {
+			if !l.moves(was, n) {
+				continue
+			}
+			s = was
+		}
 		if s == nil {
 			s = l.addSlot(n, want)
 			s.since = l.Now()
@@ -37,6 +43,18 @@ func (l *loop) declare(n *node) {
 		}
 	}
 	l.noteFaults(n, result.Faults)
+}
+
+// moves gives a slot to the node that its instance is now, unless two Nodes are of one instance: the first one keeps it.
+func (l *loop) moves(s *slot, n *node) bool {
+	if was := l.nodes[s.Node]; was != nil && was.slots[s.ID] == s {
+		if o := l.Cluster.Node(s.Node); o != nil && (slots.Node{ProviderID: o.Is.ProviderID}).Instance() == s.Instance {
+			return false
+		}
+		delete(was.slots, s.ID)
+	}
+	n.slots[s.ID] = s
+	return true
 }
 
 func (l *loop) wantedOn(n *node) slots.Result {

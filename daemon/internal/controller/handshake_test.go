@@ -165,6 +165,44 @@ func TestENIAfterALostReport(t *testing.T) {
 	})
 }
 
+// TestNodeRenamed: an instance comes back as a Node of another name, and keeps its ENI.
+func TestNodeRenamed(t *testing.T) {
+	for _, restarts := range []bool{false, true} {
+		story(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.addNode("node-1")
+			w.declare("blue", 1, a1)
+			c := w.lead()
+			defer func() { c.kill() }()
+			w.wait(time.Minute, "attached", w.attached(1))
+			before := w.entryOf("node-1")
+			is := clone(w.nodes["node-1"].Is)
+			w.daemons["node-1"].set(false)
+			calls := w.ec2.Tally("").Mutating
+			renamed := &daemon{world: w, node: "node-9", reaction: 50 * time.Millisecond, protocol: v1alpha1.Protocol, alive: true}
+			w.daemons["node-9"] = renamed
+			w.setNode("node-9", func(n *fleet.Node) { *n = is }) // for a moment there are both
+			renamed.wake()
+			time.Sleep(2 * time.Second)
+			w.deleteNode("node-1")
+			if restarts {
+				c.kill()
+				c = w.lead()
+			}
+			w.wait(15*time.Minute, "the entry has moved", func() bool { return w.entryOf("node-9").ENIID == before.ENIID })
+			w.wait(15*time.Minute, "a pod has the device", func() bool { return renamed.startPod("default/pod") != "" })
+			time.Sleep(30 * time.Minute)
+			if n := w.ec2.Tally("").Mutating - calls; n != 0 {
+				t.Errorf("%d changes", n)
+			}
+			w.deleteNodeENI("blue")
+			time.Sleep(30 * time.Minute)
+			w.endPod("default/pod")
+			w.wait(time.Minute, "gone", w.gone)
+		})
+	}
+}
+
 // TestNoStormOfWrites: while the API server refuses all writes for an hour, each object is tried once a minute.
 func TestNoStormOfWrites(t *testing.T) {
 	for name, refusal := range map[string]error{"away": errTest, "without CRD": fleet.ErrGone} {

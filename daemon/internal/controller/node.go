@@ -12,6 +12,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/catalog"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/once"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/pace"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/queue"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/tally"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
@@ -110,11 +111,11 @@ func (l *loop) lookAtNode(name string) {
 	l.makePlan(n)
 	next := time.Time{}
 	for _, s := range n.sorted() {
-		next = earlier(next, l.lookAtSlot(n, s))
+		next = queue.Earlier(next, l.lookAtSlot(n, s))
 	}
-	next = earlier(next, l.writeSpec(n))
+	next = queue.Earlier(next, l.writeSpec(n))
 	if n.doubtful {
-		next = earlier(next, l.Now().Add(catalog.Retry))
+		next = queue.Earlier(next, l.Now().Add(catalog.Retry))
 	}
 	l.count(n)
 	if len(n.slots) == 0 && n.object == nil && n.state == nil && !n.busy {
@@ -134,14 +135,6 @@ func (n *node) sorted() []*slot {
 	return slices.SortedFunc(maps.Values(n.slots), func(a, b *slot) int {
 		return cmp.Or(cmp.Compare(a.Exact, b.Exact), cmp.Compare(a.NodeENI.Name, b.NodeENI.Name), cmp.Compare(a.ID, b.ID))
 	})
-}
-
-// earlier returns the earlier one of two times; zero is never.
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
 }
 
 func (l *loop) addSlot(n *node, s slots.Slot) *slot {
@@ -228,7 +221,7 @@ func (l *loop) removeStale(n *node) bool {
 	l.write(func(ctx context.Context) error { return l.Cluster.DeleteState(ctx, n.name, uid) }, func(err error) {
 		n.busy = false
 		n.retryAt = l.again(&n.retry, err, logrus.Fields{"node": n.name}, "ENINodeState of an earlier Node not deleted; it is tried again")
-		l.times.Set(nodeKey+n.name, later(n.retryAt, l.Now().Add(pace.Retry)))
+		l.times.Set(nodeKey+n.name, queue.Later(n.retryAt, l.Now().Add(pace.Retry)))
 	})
 	return true
 }
@@ -241,7 +234,7 @@ func (l *loop) count(n *node) {
 		if s.entry.Phase == string(lifecycle.Blocked) {
 			c.Blocked[s.entry.Reason]++
 		}
-		c.WaitsSince = earlier(c.WaitsSince, s.waits)
+		c.WaitsSince = queue.Earlier(c.WaitsSince, s.waits)
 	}
 	for k := range n.faults {
 		c.Blocked[k[1]]++

@@ -8,6 +8,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/adopt"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/enis"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/entries"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/queue"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
@@ -49,7 +50,7 @@ func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
 	case lifecycle.Wait:
 		s.mem = lifecycle.After(s.mem, step, lifecycle.Result{}, now)
 		l.told(n, s, now)
-		next = earlier(next, step.At)
+		next = queue.Earlier(next, step.At)
 	case lifecycle.ReadNode:
 		s.busy = true
 		n.readers = append(n.readers, s)
@@ -70,7 +71,7 @@ func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
 		if wait, ok := l.breakers.Closed(step, now); !ok {
 			s.mem.Phase, s.mem.Reason, s.mem.Message = lifecycle.Blocked, wait.Reason, wait.Message
 			l.told(n, s, now)
-			next = earlier(next, later(wait.Until, now.Add(time.Second)))
+			next = queue.Earlier(next, queue.Later(wait.Until, now.Add(time.Second)))
 			break
 		}
 		l.act(n, s, step)
@@ -168,7 +169,7 @@ func (l *loop) readPlace(n *node, s *slot, o lifecycle.Observed, now time.Time) 
 	if n.plannedAt.IsZero() || s.mem.ENI != "" {
 		return time.Time{}
 	}
-	return later(old, now.Add(time.Second))
+	return queue.Later(old, now.Add(time.Second))
 }
 
 // finalized: the NodeENI has the finalizer, so that it does not end before its ENIs.
@@ -308,7 +309,7 @@ func (l *loop) ended(n *node, s *slot, step lifecycle.Step, r lifecycle.Result) 
 	if r.Err != nil {
 		l.doubt(s, now)
 	}
-	l.dirtyNodes[n.name] = true
+	l.dirtyNodes[n.name], l.dirtyNodes[s.Node] = true, true
 }
 
 // doubt makes the catalog ask EC2 again about a subnet or group that it has just refused.

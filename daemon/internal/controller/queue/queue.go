@@ -134,3 +134,19 @@ func (d *due) Pop() any {
 	*d = (*d)[:last]
 	return x
 }
+
+// Earlier returns the earlier one of two times; zero is never.
+func Earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// Later returns the later one of two times.
+func Later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
