@@ -177,7 +177,7 @@ func (l *loop) finish(d *decl) {
 		l.enis.See(began, list...)
 		shown := 0
 		for i := range list {
-			if _, there := l.enis.ENI(list[i].ID); there {
+			if _, there := l.enis.ENI(list[i].ID); there || list[i].Unreadable != nil {
 				shown++
 			}
 		}

@@ -191,9 +191,16 @@ func (c *controller) dropFence() {
 // lead starts a controller.
 func (w *world) lead(edit ...func(*Options)) *controller {
 	w.Helper()
+	return w.leadBy(func(c *controller) *region.Client {
+		return region.New(region.Config{Guard: c.fence, Now: time.Now, HTTPClient: w.ec2, QPS: 100, Burst: 1000})
+	}, edit...)
+}
+
+func (w *world) leadBy(ec2 func(*controller) *region.Client, edit ...func(*Options)) *controller {
+	w.Helper()
 	c := &controller{world: w, ended: make(chan struct{})}
 	c.view = w.api.view(c.fence)
-	client := region.New(region.Config{Guard: c.fence, Now: time.Now, HTTPClient: w.ec2, QPS: 100, Burst: 1000})
+	client := ec2(c)
 	o := Options{EC2: client, Cluster: c.view, Tally: &c.tally, Log: w.log, Now: time.Now, LeakSweep: SweepDelete}
 	for _, e := range edit {
 		e(&o)

@@ -60,7 +60,7 @@ func Entry(old v1alpha1.AttachmentEntry, s slots.Slot, o Observed, m Memory) v1a
 		describe(&e, *c)
 	}
 	for _, i := range o.Interfaces {
-		if i.ID == m.ENI {
+		if i.ID == m.ENI && i.Unreadable == nil {
 			describe(&e, i)
 		}
 	}

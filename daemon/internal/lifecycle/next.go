@@ -20,6 +20,7 @@ const (
 	DaemonTooOld       = "DaemonTooOld"
 	DeviceInUse        = "DeviceInUse"
 	DetachStuck        = "DetachStuck"
+	UnreadableENI      = "UnreadableENI"
 	Abandoned          = "Abandoned"
 )
 
@@ -78,6 +79,12 @@ func (d *decider) decide() Step {
 	}
 	if d.o.LookedAt.IsZero() {
 		return Step{Do: LookUp}
+	}
+	for _, e := range d.o.Interfaces {
+		if e.Unreadable != nil {
+			return Step{Reason: UnreadableENI, Message: fmt.Sprintf("%s of NodeENI %s on node %s stays as it is, because EC2's description of it makes no sense: %v; "+
+				"the controller looks again each 10 minutes", e.ID, d.s.NodeENI.Name, d.s.Node, e.Unreadable)}
+		}
 	}
 	d.find()
 	if !d.seen().After(d.m.lookAfter) && !d.m.lookAfter.IsZero() {

@@ -45,7 +45,7 @@ func FindLeaks(interfaces []vpc.Interface, w World, seen map[string]time.Time, a
 	l := Leaks{Seen: map[string]time.Time{}}
 	for _, e := range slices.SortedFunc(slices.Values(interfaces), func(a, b vpc.Interface) int { return cmp.Compare(a.ID, b.ID) }) {
 		switch {
-		case e.Status != "available" || e.Attachment != nil || w.Held[e.ID]:
+		case e.Unreadable != nil || e.Status != "available" || e.Attachment != nil || w.Held[e.ID]:
 		case e.Tags[slots.TagCluster] == "":
 			if e.Tags[slots.TagManagedBy] == slots.ManagedBy && e.Tags[vpc.NodeENITag] != "" {
 				l.Report = append(l.Report, e)

@@ -24,6 +24,6 @@ func Find(status []v1alpha1.ENIAttachment, s slots.Slot, eni func(id string) (vp
 
 // public: the ENI has the public controller's tags for the slot's NodeENI, none of ours, and the slot's place.
 func public(v vpc.Interface, s slots.Slot) bool {
-	return v.SubnetID == s.Subnet && v.Tags[slots.TagCluster] == "" && v.Tags[vpc.NodeENITag] == s.NodeENI.Name &&
+	return v.Unreadable == nil && v.SubnetID == s.Subnet && v.Tags[slots.TagCluster] == "" && v.Tags[vpc.NodeENITag] == s.NodeENI.Name &&
 		v.Attachment != nil && v.Attachment.Instance == s.Instance
 }

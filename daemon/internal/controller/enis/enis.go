@@ -58,13 +58,19 @@ func New() *Store {
 	}
 }
 
-// See takes descriptions. One that is older than the last, or not readable, is passed over.
+// See takes descriptions. An older one than the last is passed over. An ENI that is unreadable keeps its last values; without a readable id it counts
+// as one more ENI of its slot.
 func (s *Store) See(began time.Time, list ...vpc.Interface) {
 	for i := range list {
 		v := list[i]
+		if v.ID == "" {
+			v.ID = "an ENI without a readable id, of slot " + v.Tags[slots.TagSlot]
+		}
 		r := s.records[v.ID]
-		if v.Unreadable != nil {
-			continue // it exists, and stays as it was known
+		if v.Unreadable != nil && r != nil {
+			last := r.seen
+			last.Unreadable = v.Unreadable
+			v = last
 		}
 		if r == nil {
 			r = &record{}
@@ -87,7 +93,7 @@ func (s *Store) SeeAll(began time.Time, list []vpc.Interface) {
 	s.See(began, list...)
 	listed := ids(list)
 	for id, r := range s.records {
-		if s.slot(r) != "" && !listed[id] {
+		if s.slot(r) != "" && !listed[id] && !listed[""] { // an id that nobody can read may be any
 			s.miss(id, r, began)
 		}
 	}

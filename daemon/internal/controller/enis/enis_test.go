@@ -144,10 +144,24 @@ func TestUnreadableStays(t *testing.T) {
 	s := enis.New()
 	s.See(at(0), eni("eni-1", "a"))
 	s.SeeAll(at(1), []vpc.Interface{{ID: "eni-1", Unreadable: errors.New("odd")}, {ID: "eni-2", Unreadable: errors.New("odd")}})
-	if list, _ := s.Slot("a"); len(list) != 1 || list[0].Status != enis.Available {
+	if list, _ := s.Slot("a"); len(list) != 1 || list[0].Status != enis.Available || list[0].Unreadable == nil {
 		t.Errorf("slot a has %v", list)
 	}
-	if v, ok := s.ENI("eni-2"); ok {
-		t.Errorf("known although it was never read: %+v", v)
+	if v, ok := s.ENI("eni-2"); !ok || v.Unreadable == nil {
+		t.Errorf("absent although it is only unreadable: %+v", v)
+	}
+	s.SeeAll(at(2), []vpc.Interface{{Tags: map[string]string{slots.TagSlot: "b"}, Unreadable: errors.New("odd id")}})
+	if list, _ := s.Slot("a"); len(list) != 1 {
+		t.Errorf("an id that nobody could read has made slot a's absent: %v", list)
+	}
+	if list, _ := s.Slot("b"); len(list) != 1 || list[0].Unreadable == nil {
+		t.Errorf("slot b has %v", list)
+	}
+	s.SeeAll(at(3), []vpc.Interface{eni("eni-1", "a")})
+	if a, _ := s.Slot("a"); len(a) != 1 || a[0].Unreadable != nil {
+		t.Errorf("readable again: %v", a)
+	}
+	if b, _ := s.Slot("b"); len(b) != 0 {
+		t.Errorf("slot b still has %v", b)
 	}
 }
