@@ -16,7 +16,7 @@ func Slots(ctx context.Context, c *client.Client) (inventory.Snapshot, error) {
 	if err != nil {
 		return inventory.Snapshot{}, fmt.Errorf("read ENINodeState %s: %w", c.NodeName, err)
 	}
-	s := Source{client: c, own: &ownState{}, reported: true, now: time.Now, instance: func() string { return "" }} //nolint:forbidigo // SilentFor counts for nobody here
+	s := Source{client: c, own: &ownState{}, reported: true, now: time.Now, instance: func() string { return "" }} //nolint:forbidigo // SilentFor is unused
 	for _, o := range objects.Items {
 		s.own = newOwnState(nil, o.(*item)) //nolint:errcheck // pages makes nothing else
 	}
