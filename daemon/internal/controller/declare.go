@@ -52,6 +52,7 @@ func (l *loop) moves(s *slot, n *node) bool {
 			return false
 		}
 		delete(was.slots, s.ID)
+		l.dirtyNodes[s.Node] = true
 	}
 	n.slots[s.ID] = s
 	return true

@@ -195,6 +195,9 @@ func TestNodeRenamed(t *testing.T) {
 			if n := w.ec2.Tally("").Mutating - calls; n != 0 {
 				t.Errorf("%d changes", n)
 			}
+			if s := c.tally.Snapshot(time.Now(), "Parked"); len(s.Slots) != 1 || s.Slots["Ready"] != 1 {
+				t.Errorf("slots: %v, want one that is Ready", s.Slots)
+			}
 			w.deleteNodeENI("blue")
 			time.Sleep(30 * time.Minute)
 			w.endPod("default/pod")
