@@ -30,7 +30,6 @@ import (
 const (
 	controllerName    = "multi-enid-controller"
 	controllerListens = "127.0.0.1:9617"
-	zone              = "eu-west-1a"
 	// attachTakes and detachTakes are about EC2's own.
 	attachTakes = 600 * time.Millisecond
 	detachTakes = time.Second
