@@ -210,7 +210,11 @@ var releaseCases = []struct {
 	{name: "released, and then the node was lost", do: Detach, phase: Detaching, change: func(c *scene) { c.o.Node.Released, c.o.Node.Ready = true, false }},
 	{name: "the instance is read first", do: ReadInstance, phase: Draining, change: func(c *scene) { c.o.Node.Released, c.o.Instance = true, nil }},
 	{name: "the node is not Ready", phase: Draining, reason: WaitingForNode, words: "n is not Ready", change: func(c *scene) { c.o.Node.Ready = false }},
-	{name: "there is no node", phase: Draining, reason: WaitingForNode, words: "does not exist", change: func(c *scene) { c.o.Node.Exists = false }},
+	{name: "there is no node", phase: Draining, reason: WaitingForNode, at: t0.Add(time.Minute), words: "does not exist", change: func(c *scene) {
+		c.o.Node.Exists, c.o.InstanceAt = false, t0
+	}},
+	{name: "there is no node, and its instance may have ended", do: ReadInstance, phase: Draining, reason: WaitingForNode, at: t0, words: "does not exist",
+		change: func(c *scene) { c.o.Node.Exists, c.o.InstanceAt = false, t0.Add(-time.Minute) }},
 	{name: "an old daemon", phase: Draining, reason: DaemonTooOld, words: "--attachments-from=controller", change: func(c *scene) { c.o.Node.Protocol = 0 }},
 	{name: "no daemon yet", phase: Draining, reason: WaitingForNode, at: t0.Add(time.Second), words: "no daemon has reported", change: func(c *scene) {
 		c.o.Node = Node{Exists: true, Ready: true, Since: t0.Add(time.Second - 5*time.Minute)}

@@ -65,8 +65,12 @@ func (d *decider) mayDetach() (Step, bool) {
 		st.At = d.never()
 		return st, false
 	case !n.Exists:
-		return wait(WaitingForNode, "node %s does not exist, and its instance %s runs: %s is detached when the daemon there has released it, or when the "+
+		st, _ := wait(WaitingForNode, "node %s does not exist, and its instance %s runs: %s is detached when the daemon there has released it, or when the "+
 			"instance ends", d.s.Node, d.s.Instance, d.eni.ID)
+		if st.At = d.o.InstanceAt.Add(instanceWait); !d.now.Before(st.At) {
+			st.Do = ReadInstance
+		}
+		return st, false
 	case !n.Ready:
 		return wait(WaitingForNode, "node %s is not Ready: %s is detached when the daemon there has released it", d.s.Node, d.eni.ID)
 	case n.Reported && n.Protocol < 1:
