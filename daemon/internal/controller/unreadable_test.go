@@ -30,7 +30,9 @@ func TestUnreadableENI(t *testing.T) {
 				w.addNode("node-2")
 				var bad atomic.Pointer[string]
 				client := func(c *controller) *region.Client {
-					return region.New(region.Config{Guard: c.fence, Now: time.Now, QPS: 100, Burst: 1000, HTTPClient: doer(func(r *http.Request) (*http.Response, error) {
+					return region.New(region.Config{Guard: c.fence, Now: time.Now, QPS: 100, Burst: 1000, HTTPClient: doer(func(
+						r *http.Request,
+					) (*http.Response, error) {
 						answer, err := w.ec2.Do(r)
 						eni := bad.Load()
 						if err != nil || eni == nil {

@@ -82,8 +82,8 @@ func (d *decider) decide() Step {
 	}
 	for _, e := range d.o.Interfaces {
 		if e.Unreadable != nil {
-			return Step{Reason: UnreadableENI, Message: fmt.Sprintf("%s of NodeENI %s on node %s stays as it is, because EC2's description of it makes no sense: %v; "+
-				"the controller looks again each 10 minutes", e.ID, d.s.NodeENI.Name, d.s.Node, e.Unreadable)}
+			return Step{Reason: UnreadableENI, Message: fmt.Sprintf("%s of NodeENI %s on node %s stays as it is, because EC2's description of it "+
+				"makes no sense: %v; the controller looks again each 10 minutes", e.ID, d.s.NodeENI.Name, d.s.Node, e.Unreadable)}
 		}
 	}
 	d.find()
