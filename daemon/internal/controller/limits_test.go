@@ -13,7 +13,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 )
 
-// TestRefusedBeforeCreate: where an ENI has no place, none is created, and the message names those that are there.
+// TestRefusedBeforeCreate: where an ENI has no place, none is created, and the message names the present ones.
 func TestRefusedBeforeCreate(t *testing.T) {
 	for name, tt := range map[string]struct {
 		kind    string
