@@ -31,8 +31,8 @@ type decl struct {
 	retryAt time.Time
 	retry   pace.Writes
 	// statusAt is when its status was last written, updated the newest lastUpdated that is known to be nobody's news.
-	statusAt time.Time
-	updated  time.Time
+	statusAt, updated time.Time
+	left              []string // the ENIs of slots that a person has abandoned
 	// opening counts its slots that have no ENI attached yet.
 	opening int
 	said    once.Memory
@@ -66,8 +66,7 @@ func (l *loop) readDecl(name string) {
 		l.watchUpdated(d)
 		return
 	}
-	before := d.want.Spec.NodeSelector
-	first := d.object == nil
+	before, first := d.want.Spec.NodeSelector, d.object == nil
 	d.object, d.want = o, o.Is
 	d.want.Status = v1alpha1.NodeENIStatus{}
 	d.want.Name, d.want.UID, d.want.Generation = o.Name, o.Is.UID, o.Generation
@@ -158,7 +157,7 @@ func (l *loop) finish(d *decl) {
 	left := l.members[o.UID]
 	if slots.Abandoned(o.Is) {
 		if d.said.Once("abandoned", "") {
-			l.tell(true, o.Name, o.UID, "Abandoned", abandoned(left))
+			l.tell(true, o.Name, o.UID, "Abandoned", abandoned(left, d.left))
 		}
 		l.change(d, l.Cluster.RemoveFinalizer)
 		return
@@ -190,8 +189,7 @@ func (l *loop) finish(d *decl) {
 	})
 }
 
-func abandoned(left map[slots.ID]*slot) string {
-	var list []string
+func abandoned(left map[slots.ID]*slot, list []string) string {
 	for _, s := range left {
 		if s.mem.ENI != "" {
 			list = append(list, fmt.Sprintf("%s on node %s", s.mem.ENI, s.Node))

@@ -153,3 +153,23 @@ func TestExternalStays(t *testing.T) {
 		}
 	})
 }
+
+// TestAbandonedLists: the Event lists the ENIs that are left, and nothing more is done about them.
+func TestAbandonedLists(t *testing.T) {
+	story(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.addNode("node-1")
+		c := w.lead()
+		defer c.kill()
+		w.declare("blue", 1, a1)
+		w.wait(time.Minute, "attached", w.attached(1))
+		w.daemons["node-1"].set(false)
+		w.deleteNodeENI("blue")
+		time.Sleep(time.Minute)
+		w.setNodeENI("blue", func(o *v1alpha1.NodeENI) { o.Annotations[slots.AnnotationAbandon] = "true" })
+		w.wait(time.Minute, "NodeENI gone", func() bool { return w.nodeENI("blue") == nil })
+		if told := w.eventsOf("Abandoned"); len(told) != 1 || !strings.Contains(told[0], w.live()[0].ID) {
+			t.Errorf("told %q, left %v", told, w.live()[0].ID)
+		}
+	})
+}

@@ -62,6 +62,9 @@ func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
 		m := lifecycle.After(s.mem, step, lifecycle.Result{}, now)
 		s.pending, s.stored = &m, &step
 	case lifecycle.Drop:
+		if d := l.declOf(s); d != nil && s.mem.ENI != "" {
+			d.left = append(d.left, s.mem.ENI+" on node "+s.Node)
+		}
 		s.mem = lifecycle.After(s.mem, step, lifecycle.Result{}, now)
 		l.gone[s.ID] = gone{mem: s.mem, attempt: s.entry.Attempt, at: now}
 		l.log(n, s).Info("slot ended: nothing of it is left in EC2")
