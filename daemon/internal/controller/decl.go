@@ -16,6 +16,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/pace"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/queue"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
@@ -119,7 +120,7 @@ func (l *loop) lookAtDecl(name string) {
 	switch {
 	case o.Fault != "":
 		if d.said.Once("unreadable", o.Version) {
-			l.tell(true, o.Name, o.UID, "UnreadableNodeENI", fmt.Sprintf("NodeENI %s cannot be read, so its ENIs stay as they are: %s", name, o.Fault))
+			l.tell(true, o.Name, o.UID, unreadableNodeENI, fmt.Sprintf("NodeENI %s cannot be read, so its ENIs stay as they are: %s", name, o.Fault))
 		}
 		return
 	case now.Before(d.retryAt):
@@ -157,7 +158,7 @@ func (l *loop) finish(d *decl) {
 	left := l.members[o.UID]
 	if slots.Abandoned(o.Is) {
 		if d.said.Once("abandoned", "") {
-			l.tell(true, o.Name, o.UID, "Abandoned", abandoned(left, d.left))
+			l.tell(true, o.Name, o.UID, lifecycle.Abandoned, abandoned(left, d.left))
 		}
 		l.change(d, l.Cluster.RemoveFinalizer)
 		return
@@ -217,11 +218,11 @@ func (l *loop) writeStatus(d *decl, now time.Time) {
 	slices.SortFunc(all, func(a, b slots.Entry) int { return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Slot, b.Slot)) })
 	all = entries.Public(all, o.Is.Status.Attachments, func(eni string) bool {
 		v, ok := l.enis.ENI(eni)
-		return ok && v.Tags[slots.TagCluster] == "" && v.Tags[vpc.NodeENITag] == o.Name && v.Attachment != nil
+		return ok && v.Tags[slots.TagCluster] == "" && (v.Tags[vpc.NodeENITag] == o.Name || l.AdoptPublic) && v.Attachment != nil
 	})
 	list, truncated, changed := slots.Status(o.Is.Status.Attachments, all, now)
 	if truncated && d.said.Once("truncated", "") {
-		l.tell(false, o.Name, o.UID, "StatusTruncated",
+		l.tell(false, o.Name, o.UID, eventStatusTruncated,
 			fmt.Sprintf("status.attachments lists %d of %d attachments; kubectl get ens has all", len(list), len(members)))
 	}
 	if !changed {

@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	stories = flag.Int("stories", 20, "number of generated stories")
+	stories = flag.Int("stories", 8, "number of generated stories")
 	seed    = flag.Uint64("seed", 0, "seed of the first story; 0 takes one of the clock")
 )
 

@@ -36,8 +36,8 @@ type node struct {
 
 	plan      slots.Plan
 	plannedAt time.Time
-	// vpcID is its instance's, once EC2 has shown it.
-	vpcID string
+	// vpcID and ownType are its instance's, once EC2 has shown them.
+	vpcID, ownType string
 	// reading: the instance's ENIs are asked for; readers wait for them.
 	reading bool
 	readers []*slot
@@ -62,6 +62,8 @@ type slot struct {
 	stored  *lifecycle.Step // the step of pending
 	entry   v1alpha1.AttachmentEntry
 	step    lifecycle.Step
+	// ground is that of the last call that changes something.
+	ground ground
 	// wanted: a NodeENI wants it, or might. declared: the fields are a NodeENI's, not an old entry's.
 	wanted, declared bool
 	// busy: a call about it is under way.
@@ -90,6 +92,7 @@ func (l *loop) lookAtNode(name string) {
 		}
 		n = l.addNode(name)
 	}
+	before := n.object
 	n.object, n.state = object, state
 	if state != nil && state.Fault != "" || object != nil && !object.Known {
 		if n.said.Once("unreadable", "") {
@@ -98,10 +101,14 @@ func (l *loop) lookAtNode(name string) {
 		return
 	}
 	n.said.Forget("unreadable")
+	was := n.instance
 	n.is, n.instance = slots.Node{Name: name}, ""
 	if object != nil {
 		n.is = slots.Node{Name: name, ProviderID: object.Is.ProviderID, Labels: object.Is.Labels, VPC: n.vpcID}
 		n.instance = n.is.Instance()
+	}
+	if n.instance != was {
+		n.ownType = ""
 	}
 	l.recall(n)
 	l.declare(n)
@@ -109,6 +116,7 @@ func (l *loop) lookAtNode(name string) {
 		return
 	}
 	l.makePlan(n)
+	l.nudgeNode(n, before)
 	next := time.Time{}
 	for _, s := range n.sorted() {
 		next = queue.Earlier(next, l.lookAtSlot(n, s))
@@ -226,12 +234,23 @@ func (l *loop) removeStale(n *node) bool {
 	return true
 }
 
+// standsStill: the slot does not go on by itself. A release that waits for its node is counted by its time.
+func standsStill(e v1alpha1.AttachmentEntry) bool {
+	switch e.Reason {
+	case "", lifecycle.Throttled, lifecycle.DeviceInUse, lifecycle.WaitingForNode, lifecycle.DaemonTooOld:
+		return false
+	case lifecycle.IndexTaken:
+		return e.Phase == string(lifecycle.Blocked)
+	}
+	return true
+}
+
 // count tells the metrics.
 func (l *loop) count(n *node) {
 	c := tally.Node{Slots: map[string]int{}, Blocked: map[string]int{}}
 	for _, s := range n.slots {
 		c.Slots[s.entry.Phase]++
-		if s.entry.Phase == string(lifecycle.Blocked) {
+		if standsStill(s.entry) {
 			c.Blocked[s.entry.Reason]++
 		}
 		c.WaitsSince = queue.Earlier(c.WaitsSince, s.waits)

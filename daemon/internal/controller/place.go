@@ -21,7 +21,7 @@ func (l *loop) makePlan(n *node) {
 			n.vpcID = v
 		}
 	}
-	kind := l.types[n.is.Type()]
+	kind := l.types[n.kind()]
 	if n.instance == "" || read.IsZero() || kind == nil {
 		return
 	}
@@ -50,7 +50,7 @@ func (l *loop) readNode(n *node) {
 		return
 	}
 	n.reading = true
-	instance, kind := n.instance, n.is.Type()
+	instance, kind := n.instance, n.kind()
 	began := l.Now()
 	_, typed := l.types[kind]
 	do(l, l.looks, vpc.PrioritySingle, func(ctx context.Context) (a place, err error) { return l.readInstance(ctx, instance, kind, typed) },
@@ -59,7 +59,10 @@ func (l *loop) readNode(n *node) {
 			if err == nil {
 				l.enis.SeeInstance(began, instance, a.attached)
 				if !typed {
-					l.types[kind] = &a.kind
+					l.types[a.named] = &a.kind
+				}
+				if n.instance == instance {
+					n.ownType = a.instance.Type
 				}
 				for _, s := range n.slots {
 					if s.Instance == instance {
@@ -82,21 +85,29 @@ type place struct {
 	instance vpc.Instance
 	attached []vpc.Interface
 	kind     vpc.InstanceType
+	named    string // the name that kind was asked by
 }
 
-// readInstance makes its calls at once, because somebody may be waiting.
+// kind is the node's instance type: EC2's word, before it is known the label's.
+func (n *node) kind() string { return cmp.Or(n.ownType, n.is.Type()) }
+
+// readInstance makes its calls at once, because somebody may be waiting. Without a type that EC2 knows it takes the instance's own.
 func (l *loop) readInstance(ctx context.Context, id, kind string, typed bool) (p place, err error) {
 	var wg sync.WaitGroup
 	var errs [3]error
 	wg.Go(func() { p.attached, errs[0] = l.EC2.ByInstance(ctx, id) })
 	wg.Go(func() { p.instance, errs[1] = l.EC2.Instance(ctx, id) })
-	if !typed {
-		wg.Go(func() {
-			if p.kind, errs[2] = l.EC2.InstanceType(ctx, kind); errs[2] != nil {
-				errs[2] = fmt.Errorf("limits of instance type %q: %w", kind, errs[2])
-			}
-		})
+	p.named = kind
+	if !typed && kind != "" {
+		wg.Go(func() { p.kind, errs[2] = l.EC2.InstanceType(ctx, kind) })
 	}
 	wg.Wait()
+	if own := p.instance.Type; !typed && own != "" && own != kind && (kind == "" || errs[2] != nil) {
+		p.named = own
+		p.kind, errs[2] = l.EC2.InstanceType(ctx, own)
+	}
+	if errs[2] != nil {
+		errs[2] = fmt.Errorf("limits of instance type %q: %w", p.named, errs[2])
+	}
 	return p, cmp.Or(errs[0], errs[1], errs[2])
 }

@@ -80,8 +80,8 @@ func (l *loop) noteRival() {
 		why = "the Lease " + r.Namespace + "/" + fleet.LeaseName + " is held by " + r.Holder
 	}
 	why += ": no ENI is changed until it ends; scale the other controller to 0 (docs/migration.md)"
-	l.Log.WithField("reason", "OtherController").Warn(why)
+	l.Log.WithField("reason", otherController).Warn(why)
 	for name, d := range l.decls {
-		l.tell(true, name, d.object.UID, "OtherController", why)
+		l.tell(true, name, d.object.UID, otherController, why)
 	}
 }

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -31,6 +32,7 @@ func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
 		return time.Time{} // its NodeENI is not known: it stays as it is
 	}
 	now := l.Now()
+	l.nudge(n, s, now)
 	o := l.observe(n, s)
 	if o.Wanted && !s.wanted {
 		s.entry = lifecycle.Entry(s.entry, s.Slot, o, s.mem)
@@ -118,7 +120,10 @@ func (l *loop) observe(n *node, s *slot) lifecycle.Observed {
 	if s.mem.ENI == "" {
 		o.Move = l.movable(s)
 		if d := l.declOf(s); d != nil && l.AdoptPublic {
-			o.Adopt = adopt.Find(d.object.Is.Status.Attachments, s.Slot, l.enis.ENI)
+			attached, _ := l.enis.Instance(s.Instance)
+			if o.Adopt = adopt.Find(d.object.Is.Status.Attachments, s.Slot, l.enis.ENI); o.Adopt == nil && o.External == nil {
+				o.Refused = cmp.Or(adopt.Doubt(d.object.Is.Status.Attachments, s.Slot, attached, l.enis.ENI), o.Refused)
+			}
 		}
 	}
 	return o
@@ -193,6 +198,9 @@ func (l *loop) finalized(s *slot) bool {
 // act makes the step's call.
 func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
 	s.busy = true
+	if step.Do.Mutates() {
+		s.ground = n.ground(s)
+	}
 	l.breakers.Try(step)
 	began := l.Now()
 	note := func(r lifecycle.Result) {

@@ -36,7 +36,7 @@ func (l *loop) told(n *node, s *slot, now time.Time) {
 		}
 		if m.Phase != lifecycle.External {
 			l.log(n, s).Info("ENI attached")
-			l.tellSlot(s, false, "ENIAttached", fmt.Sprintf("%s is attached to node %s (%s) at device index %d", m.ENI, s.Node, s.Instance, s.Index))
+			l.tellSlot(s, false, eventAttached, fmt.Sprintf("%s is attached to node %s (%s) at device index %d", m.ENI, s.Node, s.Instance, s.Index))
 		}
 	}
 	if s.shown != m.Phase {
@@ -63,8 +63,8 @@ func (l *loop) told(n *node, s *slot, now time.Time) {
 
 // failures are the Events of the public controller about failed calls.
 var failures = map[lifecycle.Action]string{
-	lifecycle.Create: "ENICreationFailed", lifecycle.Attach: "ENIAttachmentFailed", lifecycle.Detach: "ENIDetachmentFailed",
-	lifecycle.ForceDetach: "ENIDetachmentFailed", lifecycle.Delete: "ENIDeletionFailed",
+	lifecycle.Create: eventCreationFailed, lifecycle.Attach: eventAttachmentFailed, lifecycle.Detach: eventDetachmentFailed,
+	lifecycle.ForceDetach: eventDetachmentFailed, lifecycle.Delete: eventDeletionFailed,
 }
 
 // tellResult tells how a call about a slot ended.
@@ -84,12 +84,12 @@ func (l *loop) tellResult(n *node, s *slot, step lifecycle.Step, err error) {
 		case lifecycle.Detach, lifecycle.ForceDetach:
 			s.detaching = true
 		case lifecycle.Delete:
-			l.tellSlot(s, false, "ENIDeleted", fmt.Sprintf("%s of node %s is deleted", step.ENI, s.Node))
+			l.tellSlot(s, false, eventDeleted, fmt.Sprintf("%s of node %s is deleted", step.ENI, s.Node))
 		}
 		return
 	}
 	if step.Do == lifecycle.Delete && enis.NotFound(err) {
-		l.tellSlot(s, false, "ENIAlreadyDeleted", fmt.Sprintf("%s of node %s does not exist any more", step.ENI, s.Node))
+		l.tellSlot(s, false, eventAlreadyDeleted, fmt.Sprintf("%s of node %s does not exist any more", step.ENI, s.Node))
 		return
 	}
 	var e *vpc.EC2Error
@@ -118,5 +118,5 @@ func (l *loop) tellDetached(n *node, s *slot, step lifecycle.Step) {
 	}
 	s.detaching = false
 	l.log(n, s).Info("ENI detached")
-	l.tellSlot(s, false, "ENIDetached", fmt.Sprintf("%s is detached from node %s (%s)", s.mem.ENI, s.Node, s.Instance))
+	l.tellSlot(s, false, eventDetached, fmt.Sprintf("%s is detached from node %s (%s)", s.mem.ENI, s.Node, s.Instance))
 }
