@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -15,6 +14,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/once"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/pace"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/queue"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/told"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
@@ -120,7 +120,7 @@ func (l *loop) lookAtDecl(name string) {
 	switch {
 	case o.Fault != "":
 		if d.said.Once("unreadable", o.Version) {
-			l.tell(true, o.Name, o.UID, unreadableNodeENI, fmt.Sprintf("NodeENI %s cannot be read, so its ENIs stay as they are: %s", name, o.Fault))
+			l.tell(true, o.Name, o.UID, told.UnreadableNodeENI, fmt.Sprintf("NodeENI %s cannot be read, so its ENIs stay as they are: %s", name, o.Fault))
 		}
 		return
 	case now.Before(d.retryAt):
@@ -196,11 +196,7 @@ func abandoned(left map[slots.ID]*slot, list []string) string {
 			list = append(list, fmt.Sprintf("%s on node %s", s.mem.ENI, s.Node))
 		}
 	}
-	if len(list) == 0 {
-		return "nothing is left behind"
-	}
-	slices.Sort(list)
-	return "left behind, as the annotation says: " + strings.Join(list, ", ") + "; they are still drained and deleted if their nodes answer"
+	return told.LeftBehind(list)
 }
 
 // writeStatus writes the public status, on change only and not too often.
@@ -222,7 +218,7 @@ func (l *loop) writeStatus(d *decl, now time.Time) {
 	})
 	list, truncated, changed := slots.Status(o.Is.Status.Attachments, all, now)
 	if truncated && d.said.Once("truncated", "") {
-		l.tell(false, o.Name, o.UID, eventStatusTruncated,
+		l.tell(false, o.Name, o.UID, told.StatusTruncated,
 			fmt.Sprintf("status.attachments lists %d of %d attachments; kubectl get ens has all", len(list), len(members)))
 	}
 	if !changed {

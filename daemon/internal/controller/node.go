@@ -10,6 +10,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/catalog"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/entries"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/once"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/pace"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/queue"
@@ -62,7 +63,7 @@ type slot struct {
 	stored  *lifecycle.Step // the step of pending
 	entry   v1alpha1.AttachmentEntry
 	step    lifecycle.Step
-	// ground is that of the last call that changes something.
+	// ground belongs to the last call that changes something.
 	ground ground
 	// wanted: a NodeENI wants it, or might. declared: the fields are a NodeENI's, not an old entry's.
 	wanted, declared bool
@@ -234,23 +235,12 @@ func (l *loop) removeStale(n *node) bool {
 	return true
 }
 
-// standsStill: the slot does not go on by itself. A release that waits for its node is counted by its time.
-func standsStill(e v1alpha1.AttachmentEntry) bool {
-	switch e.Reason {
-	case "", lifecycle.Throttled, lifecycle.DeviceInUse, lifecycle.WaitingForNode, lifecycle.DaemonTooOld:
-		return false
-	case lifecycle.IndexTaken:
-		return e.Phase == string(lifecycle.Blocked)
-	}
-	return true
-}
-
 // count tells the metrics.
 func (l *loop) count(n *node) {
 	c := tally.Node{Slots: map[string]int{}, Blocked: map[string]int{}}
 	for _, s := range n.slots {
 		c.Slots[s.entry.Phase]++
-		if standsStill(s.entry) {
+		if entries.StandsStill(s.entry) {
 			c.Blocked[s.entry.Reason]++
 		}
 		c.WaitsSince = queue.Earlier(c.WaitsSince, s.waits)

@@ -14,10 +14,7 @@ import (
 type ground struct{ wish, place string }
 
 func (n *node) ground(s *slot) ground {
-	return ground{
-		wish:  fmt.Sprint(s.NodeENI.Generation, s.VPC, s.Zone, s.SubnetCIDR, s.Groups),
-		place: fmt.Sprint(s.Index, s.Card, n.plan.Holders),
-	}
+	return ground{fmt.Sprint(s.NodeENI.Generation, s.VPC, s.Zone, s.SubnetCIDR, s.Groups), fmt.Sprint(s.Index, s.Card, n.plan.Holders)}
 }
 
 // nudge lets a slot go on whose last call was refused, if the ground of that call has changed since it was made.

@@ -3,10 +3,9 @@ package controller
 import (
 	"cmp"
 	"context"
-	"fmt"
-	"sync"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/place"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
@@ -53,20 +52,20 @@ func (l *loop) readNode(n *node) {
 	instance, kind := n.instance, n.kind()
 	began := l.Now()
 	_, typed := l.types[kind]
-	do(l, l.looks, vpc.PrioritySingle, func(ctx context.Context) (a place, err error) { return l.readInstance(ctx, instance, kind, typed) },
-		func(a place, err error) {
+	do(l, l.looks, vpc.PrioritySingle, func(ctx context.Context) (place.Place, error) { return place.Read(ctx, l.EC2, instance, kind, typed) },
+		func(a place.Place, err error) {
 			n.reading = false
 			if err == nil {
-				l.enis.SeeInstance(began, instance, a.attached)
+				l.enis.SeeInstance(began, instance, a.Attached)
 				if !typed {
-					l.types[a.named] = &a.kind
+					l.types[a.Named] = &a.Kind
 				}
 				if n.instance == instance {
-					n.ownType = a.instance.Type
+					n.ownType = a.Instance.Type
 				}
 				for _, s := range n.slots {
 					if s.Instance == instance {
-						s.instance, s.instanceAt = &a.instance, began
+						s.instance, s.instanceAt = &a.Instance, began
 					}
 				}
 			}
@@ -80,34 +79,5 @@ func (l *loop) readNode(n *node) {
 		})
 }
 
-// place is an instance, as far as an ENI needs a place there.
-type place struct {
-	instance vpc.Instance
-	attached []vpc.Interface
-	kind     vpc.InstanceType
-	named    string // the name that kind was asked by
-}
-
 // kind is the node's instance type: EC2's word, before it is known the label's.
 func (n *node) kind() string { return cmp.Or(n.ownType, n.is.Type()) }
-
-// readInstance makes its calls at once, because somebody may be waiting. Without a type that EC2 knows it takes the instance's own.
-func (l *loop) readInstance(ctx context.Context, id, kind string, typed bool) (p place, err error) {
-	var wg sync.WaitGroup
-	var errs [3]error
-	wg.Go(func() { p.attached, errs[0] = l.EC2.ByInstance(ctx, id) })
-	wg.Go(func() { p.instance, errs[1] = l.EC2.Instance(ctx, id) })
-	p.named = kind
-	if !typed && kind != "" {
-		wg.Go(func() { p.kind, errs[2] = l.EC2.InstanceType(ctx, kind) })
-	}
-	wg.Wait()
-	if own := p.instance.Type; !typed && own != "" && own != kind && (kind == "" || errs[2] != nil) {
-		p.named = own
-		p.kind, errs[2] = l.EC2.InstanceType(ctx, own)
-	}
-	if errs[2] != nil {
-		errs[2] = fmt.Errorf("limits of instance type %q: %w", p.named, errs[2])
-	}
-	return p, cmp.Or(errs[0], errs[1], errs[2])
-}

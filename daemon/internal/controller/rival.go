@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/told"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
@@ -80,8 +81,8 @@ func (l *loop) noteRival() {
 		why = "the Lease " + r.Namespace + "/" + fleet.LeaseName + " is held by " + r.Holder
 	}
 	why += ": no ENI is changed until it ends; scale the other controller to 0 (docs/migration.md)"
-	l.Log.WithField("reason", otherController).Warn(why)
+	l.Log.WithField("reason", told.OtherController).Warn(why)
 	for name, d := range l.decls {
-		l.tell(true, name, d.object.UID, otherController, why)
+		l.tell(true, name, d.object.UID, told.OtherController, why)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/enis"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/told"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
@@ -36,7 +37,7 @@ func (l *loop) told(n *node, s *slot, now time.Time) {
 		}
 		if m.Phase != lifecycle.External {
 			l.log(n, s).Info("ENI attached")
-			l.tellSlot(s, false, eventAttached, fmt.Sprintf("%s is attached to node %s (%s) at device index %d", m.ENI, s.Node, s.Instance, s.Index))
+			l.tellSlot(s, false, told.ENIAttached, fmt.Sprintf("%s is attached to node %s (%s) at device index %d", m.ENI, s.Node, s.Instance, s.Index))
 		}
 	}
 	if s.shown != m.Phase {
@@ -61,12 +62,6 @@ func (l *loop) told(n *node, s *slot, now time.Time) {
 	}
 }
 
-// failures are the Events of the public controller about failed calls.
-var failures = map[lifecycle.Action]string{
-	lifecycle.Create: eventCreationFailed, lifecycle.Attach: eventAttachmentFailed, lifecycle.Detach: eventDetachmentFailed,
-	lifecycle.ForceDetach: eventDetachmentFailed, lifecycle.Delete: eventDeletionFailed,
-}
-
 // tellResult tells how a call about a slot ended.
 func (l *loop) tellResult(n *node, s *slot, step lifecycle.Step, err error) {
 	log := l.log(n, s).WithField("call", step.Do.String())
@@ -84,12 +79,12 @@ func (l *loop) tellResult(n *node, s *slot, step lifecycle.Step, err error) {
 		case lifecycle.Detach, lifecycle.ForceDetach:
 			s.detaching = true
 		case lifecycle.Delete:
-			l.tellSlot(s, false, eventDeleted, fmt.Sprintf("%s of node %s is deleted", step.ENI, s.Node))
+			l.tellSlot(s, false, told.ENIDeleted, fmt.Sprintf("%s of node %s is deleted", step.ENI, s.Node))
 		}
 		return
 	}
 	if step.Do == lifecycle.Delete && enis.NotFound(err) {
-		l.tellSlot(s, false, eventAlreadyDeleted, fmt.Sprintf("%s of node %s does not exist any more", step.ENI, s.Node))
+		l.tellSlot(s, false, told.ENIAlreadyDeleted, fmt.Sprintf("%s of node %s does not exist any more", step.ENI, s.Node))
 		return
 	}
 	var e *vpc.EC2Error
@@ -105,7 +100,7 @@ func (l *loop) tellFailed(n *node, s *slot, do lifecycle.Action) {
 		return
 	}
 	l.log(n, s).WithFields(logrus.Fields{"call": do.String(), "reason": s.mem.Reason}).Warn("EC2 refuses the call: " + s.mem.Message)
-	if reason := failures[do]; reason != "" {
+	if reason := told.Failed[do]; reason != "" {
 		l.tellSlot(s, true, reason, s.mem.Message)
 	}
 }
@@ -118,5 +113,5 @@ func (l *loop) tellDetached(n *node, s *slot, step lifecycle.Step) {
 	}
 	s.detaching = false
 	l.log(n, s).Info("ENI detached")
-	l.tellSlot(s, false, eventDetached, fmt.Sprintf("%s is detached from node %s (%s)", s.mem.ENI, s.Node, s.Instance))
+	l.tellSlot(s, false, told.ENIDetached, fmt.Sprintf("%s is detached from node %s (%s)", s.mem.ENI, s.Node, s.Instance))
 }

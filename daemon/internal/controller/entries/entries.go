@@ -71,3 +71,14 @@ func Public(list []pure.Entry, status []v1alpha1.ENIAttachment, of func(eni stri
 	}
 	return list
 }
+
+// StandsStill: the slot does not go on by itself. A release that waits for its node is counted by its time.
+func StandsStill(e v1alpha1.AttachmentEntry) bool {
+	switch e.Reason {
+	case "", lifecycle.Throttled, lifecycle.DeviceInUse, lifecycle.WaitingForNode, lifecycle.DaemonTooOld:
+		return false
+	case lifecycle.IndexTaken:
+		return e.Phase == string(lifecycle.Blocked)
+	}
+	return true
+}

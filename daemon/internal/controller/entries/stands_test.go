@@ -1,4 +1,4 @@
-package controller
+package entries
 
 import (
 	"testing"
@@ -29,7 +29,7 @@ func TestStandsStill(t *testing.T) {
 		{lifecycle.Blocked, lifecycle.IndexTaken, true},
 	} {
 		e := v1alpha1.AttachmentEntry{Phase: string(tc.phase), Reason: tc.reason}
-		if is := standsStill(e); is != tc.want {
+		if is := StandsStill(e); is != tc.want {
 			t.Errorf("%s %s: %v, want %v", tc.phase, tc.reason, is, tc.want)
 		}
 	}
