@@ -9,7 +9,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 )
 
-// declare makes the slots that the NodeENIs want, and marks those that none wants.
+// declare makes the slots that the NodeENIs want, and marks the others.
 func (l *loop) declare(n *node) {
 	result := l.wantedOn(n)
 	seen := map[slots.ID]bool{}
