@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/entries"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/once"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/outside"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/pace"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/queue"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/told"
@@ -62,7 +62,7 @@ func (l *loop) readDecl(name string) {
 	if d == nil {
 		d = &decl{updated: slots.LastUpdated(o.Is.Status.Attachments), said: once.Memory{}}
 		l.decls[name] = d
-	} else if same(d.object, o) {
+	} else if outside.Same(d.object, o) {
 		d.object = o
 		l.watchUpdated(d)
 		return
@@ -82,12 +82,6 @@ func (l *loop) readDecl(name string) {
 			l.dirtyNodes[n.Name] = true
 		}
 	}
-}
-
-// same: between the two nothing has changed that matters to nodes.
-func same(a, b *fleet.Object[v1alpha1.NodeENI]) bool {
-	return a.Generation == b.Generation && a.Deleting == b.Deleting && a.Known == b.Known && a.Fault == b.Fault &&
-		slices.Contains(a.Is.Finalizers, fleet.Finalizer) == slices.Contains(b.Is.Finalizers, fleet.Finalizer) && maps.Equal(a.Is.Annotations, b.Is.Annotations)
 }
 
 func (l *loop) dirtySlotsOf(d *decl) {
