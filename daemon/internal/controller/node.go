@@ -41,7 +41,7 @@ type node struct {
 	vpcID, ownType string
 	// reading: the instance's ENIs are asked for; readers wait for them.
 	reading bool
-	readers []*slot
+	readers []reader
 	// busy: a write of its ENINodeState is under way. retryAt is when the next may be made.
 	busy    bool
 	retryAt time.Time
@@ -62,7 +62,6 @@ type slot struct {
 	pending *lifecycle.Memory
 	stored  *lifecycle.Step // the step of pending
 	entry   v1alpha1.AttachmentEntry
-	step    lifecycle.Step
 	// ground belongs to the last call that changes something.
 	ground ground
 	// wanted: a NodeENI wants it, or might. declared: the fields are a NodeENI's, not an old entry's.
@@ -81,6 +80,12 @@ type slot struct {
 	detaching  bool            // its Detach was answered
 	shown      lifecycle.Phase // the last one that was told
 	said       once.Memory
+}
+
+// reader is a slot that waits for the ENIs of its instance, as a step.
+type reader struct {
+	*slot
+	step lifecycle.Step
 }
 
 // lookAtNode brings all slots of a node one step further.

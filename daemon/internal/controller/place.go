@@ -41,6 +41,7 @@ func (l *loop) makePlan(n *node) {
 		s := n.slots[p.ID]
 		s.Index, s.Card = p.Index, p.Card
 	}
+	n.plan.Slots = nil // the slots have their places now
 }
 
 // readNode asks EC2 for the ENIs and the type of a node's instance.
@@ -63,15 +64,16 @@ func (l *loop) readNode(n *node) {
 				if n.instance == instance {
 					n.ownType = a.Instance.Type
 				}
+				read := a.Instance // a slot keeps it, and not all of a
 				for _, s := range n.slots {
 					if s.Instance == instance {
-						s.instance, s.instanceAt = &a.Instance, began
+						s.instance, s.instanceAt = &read, began
 					}
 				}
 			}
-			for _, s := range n.readers {
-				if l.slots[s.ID] == s {
-					l.ended(n, s, s.step, lifecycle.Result{Err: err})
+			for _, r := range n.readers {
+				if l.slots[r.ID] == r.slot {
+					l.ended(n, r.slot, r.step, lifecycle.Result{Err: err})
 				}
 			}
 			n.readers = nil

@@ -41,7 +41,6 @@ func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
 	next := l.readPlace(n, s, o, now)
 	step := lifecycle.Next(s.Slot, o, s.mem, now)
 	l.tellDetached(n, s, step)
-	s.step = step
 	if l.paused() && (step.Do == lifecycle.Store || step.Do == lifecycle.Drop || step.Do.Mutates()) {
 		return next // noteRival goes on
 	}
@@ -55,7 +54,7 @@ func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
 		next = queue.Earlier(next, step.At)
 	case lifecycle.ReadNode:
 		s.busy = true
-		n.readers = append(n.readers, s)
+		n.readers = append(n.readers, reader{s, step})
 		l.readNode(n)
 	case lifecycle.Store:
 		if s.wanted && !l.finalized(s) {

@@ -83,7 +83,11 @@ func (s *Store) See(began time.Time, list ...vpc.Interface) {
 			r.deleted = time.Time{} // EC2 still has it
 		}
 		r.edits = slices.DeleteFunc(r.edits, func(e edit) bool { return began.Sub(e.at) >= Lag || began.After(e.at) && e.shown(&v) })
-		r.seen, r.at = trim(v), began
+		v = trim(v)
+		if maps.Equal(v.Tags, r.seen.Tags) {
+			v.Tags = r.seen.Tags // thousands of ENIs are described again and again
+		}
+		r.seen, r.at = v, began
 		s.renew(r)
 	}
 }

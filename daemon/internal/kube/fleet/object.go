@@ -145,6 +145,20 @@ func readNode(raw []byte, meta *metav1.ObjectMeta) (Node, error) {
 // shared returns a copy that equal texts share: thousands of nodes have the same labels.
 func shared(s string) string { return unique.Make(s).Value() }
 
+// trimSpec shares texts that many entries have, and gives back the room that the decoder has left in the list.
+func trimSpec(s v1alpha1.ENINodeStateSpec) v1alpha1.ENINodeStateSpec {
+	if s.Attachments != nil {
+		s.Attachments = append(make([]v1alpha1.AttachmentEntry, 0, len(s.Attachments)), s.Attachments...)
+	}
+	for i := range s.Attachments {
+		e := &s.Attachments[i]
+		for _, text := range []*string{&e.NodeENI.Name, &e.NodeENI.UID, &e.SubnetID, &e.SubnetCIDR, &e.DPDKDriver, &e.ResourceName} {
+			*text = shared(*text)
+		}
+	}
+	return s
+}
+
 func readState(raw []byte, meta *metav1.ObjectMeta) (State, error) {
 	var o struct {
 		Spec   v1alpha1.ENINodeStateSpec `json:"spec"`
@@ -153,7 +167,7 @@ func readState(raw []byte, meta *metav1.ObjectMeta) (State, error) {
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(raw, &o); err != nil {
 		return State{}, err
 	}
-	s := State{Spec: o.Spec}
+	s := State{Spec: trimSpec(o.Spec)}
 	for _, ref := range meta.OwnerReferences {
 		if ref.APIVersion == "v1" && ref.Kind == "Node" {
 			s.Owner = string(ref.UID)
