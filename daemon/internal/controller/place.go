@@ -38,8 +38,7 @@ func (l *loop) makePlan(n *node) {
 	}
 	n.plan, n.plannedAt = slots.PlanNode(wanted, attached, *kind), read
 	for _, p := range n.plan.Slots {
-		s := n.slots[p.ID]
-		s.Index, s.Card = p.Index, p.Card
+		n.slots[p.ID].Index, n.slots[p.ID].Card = p.Index, p.Card
 	}
 	n.plan.Slots = nil // the slots have their places now
 }
