@@ -40,7 +40,7 @@ func TestForbiddenAboutGone(t *testing.T) {
 				others := region.New(region.Config{Now: time.Now, HTTPClient: doer(func(r *http.Request) (*http.Response, error) { return w.ec2.Do(r) })})
 				take := func() {
 					for _, e := range w.live() {
-						err := error(nil)
+						var err error
 						if action == "DetachNetworkInterface" {
 							err = others.Detach(t.Context(), e.Attachment(), false)
 						} else {

@@ -15,11 +15,13 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/tally"
 )
 
-// EC2 and Cluster are the two sides, Sweep says how to treat ENIs that belong to no slot.
 type (
-	EC2     = outside.EC2
+	// EC2 is the region's EC2.
+	EC2 = outside.EC2
+	// Cluster is the API server.
 	Cluster = outside.Cluster
-	Sweep   = outside.Sweep
+	// Sweep says how to treat ENIs that belong to no slot.
+	Sweep = outside.Sweep
 )
 
 // The values of --leak-sweep.

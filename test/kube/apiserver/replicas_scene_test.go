@@ -211,7 +211,6 @@ type replica struct {
 	name string
 	r    *region
 	proc *plane.Process
-	url  string
 
 	mu sync.Mutex
 	// made are its calls that change something; a call for its rights is none.

@@ -150,17 +150,16 @@ func TestControllerSides(t *testing.T) {
 			t.Errorf("%s: %v, want it allowed", what, err)
 		}
 	}
-	ask := func(as *rest.Config) rest.Interface { return o.rest(as) }
 	for what, err := range map[string]error{
 		"the daemon sets a spec":                      o.applySpecOf(daemon, fleetNode, map[string]any{"attachments": []any{}}),
 		"the daemon makes an object with a spec":      o.createWithSpec(daemon, fleetNode),
 		"the daemon makes the object of another node": o.createState(daemon, "node-9"),
-		"the daemon reads NodeENIs":                   ask(daemon).Get().AbsPath(nodeENIs).Do(t.Context()).Error(),
-		"the daemon reads the Lease":                  ask(daemon).Get().AbsPath(leases, leaseName).Do(t.Context()).Error(),
-		"the daemon deletes a NodeENI":                ask(daemon).Delete().AbsPath(nodeENIs, "a").Param("dryRun", "All").Do(t.Context()).Error(),
+		"the daemon reads NodeENIs":                   o.rest(daemon).Get().AbsPath(nodeENIs).Do(t.Context()).Error(),
+		"the daemon reads the Lease":                  o.rest(daemon).Get().AbsPath(leases, leaseName).Do(t.Context()).Error(),
+		"the daemon deletes a NodeENI":                o.rest(daemon).Delete().AbsPath(nodeENIs, "a").Param("dryRun", "All").Do(t.Context()).Error(),
 		"the controller reports a node":               o.applyStatusOf(controller, fleetNode, report),
 		"the controller changes a NodeENI's spec":     o.patchNodeENI(controller, `{"spec":{"deviceIndex":7}}`),
-		"the controller deletes a NodeENI":            ask(controller).Delete().AbsPath(nodeENIs, "a").Param("dryRun", "All").Do(t.Context()).Error(),
+		"the controller deletes a NodeENI":            o.rest(controller).Delete().AbsPath(nodeENIs, "a").Param("dryRun", "All").Do(t.Context()).Error(),
 		"the controller patches a Node":               o.patchNode(controller, fleetNode, `[{"op":"add","path":"/metadata/labels/x","value":"y"}]`),
 	} {
 		if !apierrors.IsForbidden(err) {

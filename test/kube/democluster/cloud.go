@@ -173,7 +173,7 @@ func (c *cloud) actions() (out []string) {
 
 func (c *cloud) answer(w http.ResponseWriter, r *http.Request) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	defer t.Flush()
+	defer func() { _ = t.Flush() }() // who asked has gone
 	switch r.URL.Path {
 	case "/interfaces":
 		fmt.Fprintln(t, "INTERFACE\tSTATUS\tINSTANCE\tINDEX\tADDRESS\tTAG NodeENI")

@@ -193,7 +193,7 @@ func (s *stage) ready() bool {
 	if err != nil {
 		return false
 	}
-	answer, err := http.DefaultClient.Do(r)
+	answer, err := (&http.Client{Timeout: time.Second}).Do(r)
 	if err != nil {
 		return false
 	}

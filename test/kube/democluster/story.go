@@ -54,11 +54,11 @@ func printLog(path string) error {
 func (s *stage) logs() error {
 	var err error
 	if s.controller != nil {
-		log, _ := os.ReadFile(s.controller.Log) //nolint:errcheck // then it is empty
+		log, _ := os.ReadFile(s.controller.Log) // empty on an error
 		err = errors.Join(err, fmt.Errorf("log of the controller:\n%s", log))
 	}
 	if s.daemon != nil {
-		log, _ := os.ReadFile(s.daemon.Log) //nolint:errcheck // then it is empty
+		log, _ := os.ReadFile(s.daemon.Log) // empty on an error
 		err = errors.Join(err, fmt.Errorf("log of the daemon:\n%s", log))
 	}
 	return err

@@ -149,7 +149,7 @@ func (c *account) startController() {
 	cluster.Eventually(c.T, "a controller that is ready", settle, func() error {
 		r, err := http.NewRequestWithContext(c.Context(), http.MethodGet, "http://"+controllerListens+"/readyz", nil)
 		c.must(err)
-		answer, err := http.DefaultClient.Do(r)
+		answer, err := (&http.Client{Timeout: callTimeout}).Do(r)
 		if err != nil {
 			return err
 		}

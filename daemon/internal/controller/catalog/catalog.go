@@ -126,7 +126,7 @@ func (c *Catalog) DoubtGroups(now time.Time, ids []string) {
 	}
 }
 
-// NeedsVPC: a name in one of these NodeENIs means a subnet only together with a VPC.
+// NeedsVPC reports whether a name in one of these NodeENIs means a subnet only together with a VPC.
 func NeedsVPC(list []v1alpha1.NodeENI) bool {
 	return slices.ContainsFunc(list, func(o v1alpha1.NodeENI) bool { return o.Spec.SubnetName != "" || len(o.Spec.SubnetNames) > 0 })
 }

@@ -299,7 +299,7 @@ func AttachedTo(list []vpc.Interface, instance string) bool {
 	})
 }
 
-// NotFound: EC2 does not know the ENI.
+// NotFound notes that EC2 does not know the ENI.
 func NotFound(err error) bool {
 	var e *vpc.EC2Error
 	return errors.As(err, &e) && e.Code == "InvalidNetworkInterfaceID.NotFound"

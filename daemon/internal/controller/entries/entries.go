@@ -72,7 +72,7 @@ func Public(list []pure.Entry, status []v1alpha1.ENIAttachment, of func(eni stri
 	return list
 }
 
-// StandsStill: the slot does not go on by itself. A release that waits for its node is counted by its time.
+// StandsStill reports whether the slot does not go on by itself. A release that waits for its node is counted by its time.
 func StandsStill(e v1alpha1.AttachmentEntry) bool {
 	switch e.Reason {
 	case "", lifecycle.Throttled, lifecycle.DeviceInUse, lifecycle.WaitingForNode, lifecycle.DaemonTooOld:

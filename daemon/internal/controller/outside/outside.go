@@ -69,7 +69,7 @@ const (
 	SweepOff    Sweep = "off"
 )
 
-// Same: between the two nothing has changed that matters to nodes.
+// Same reports whether between the two nothing has changed that matters to nodes.
 func Same(a, b *fleet.Object[v1alpha1.NodeENI]) bool {
 	return a.Generation == b.Generation && a.Deleting == b.Deleting && a.Known == b.Known && a.Fault == b.Fault &&
 		slices.Contains(a.Is.Finalizers, fleet.Finalizer) == slices.Contains(b.Is.Finalizers, fleet.Finalizer) && maps.Equal(a.Is.Annotations, b.Is.Annotations)

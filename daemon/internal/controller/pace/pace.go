@@ -8,9 +8,10 @@ import (
 )
 
 const (
-	// Retry is when a failed write is tried again at first, Most at last.
+	// Retry is when a failed write is tried again at first.
 	Retry = 2 * time.Second
-	Most  = time.Minute
+	// Most is when it is tried again at last.
+	Most = time.Minute
 )
 
 // Writes are the writes of one object. The zero value has had none.
