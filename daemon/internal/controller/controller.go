@@ -15,14 +15,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/tally"
 )
 
-type (
-	// EC2 is the region's EC2.
-	EC2 = outside.EC2
-	// Cluster is the API server.
-	Cluster = outside.Cluster
-	// Sweep says how to treat ENIs that belong to no slot.
-	Sweep = outside.Sweep
-)
+// Sweep says how to treat ENIs that belong to no slot.
+type Sweep = outside.Sweep
 
 // The values of --leak-sweep.
 const (
@@ -33,8 +27,8 @@ const (
 
 // Options configure a controller. All are needed but the durations and AdoptPublic.
 type Options struct {
-	EC2     EC2
-	Cluster Cluster
+	EC2     outside.EC2
+	Cluster outside.Cluster
 	Tally   *tally.Tally
 	Log     logrus.FieldLogger
 	Now     func() time.Time
