@@ -206,10 +206,7 @@ func (l *loop) writeStatus(d *decl, now time.Time) {
 		all = append(all, slots.Entry{Node: s.Node, AttachmentEntry: s.entry})
 	}
 	slices.SortFunc(all, func(a, b slots.Entry) int { return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Slot, b.Slot)) })
-	all = entries.Public(all, o.Is.Status.Attachments, func(eni string) bool {
-		v, ok := l.enis.ENI(eni)
-		return ok && v.Tags[slots.TagCluster] == "" && (v.Tags[vpc.NodeENITag] == o.Name || l.AdoptPublic) && v.Attachment != nil
-	})
+	all = entries.Public(all, o.Name, o.Is.Status.Attachments, l.AdoptPublic, l.enis.ENI)
 	list, truncated, changed := slots.Status(o.Is.Status.Attachments, all, now)
 	if truncated && d.said.Once("truncated", "") {
 		l.tell(false, o.Name, o.UID, told.StatusTruncated,

@@ -9,6 +9,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
 	pure "github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
 
@@ -58,18 +59,45 @@ func Has(now v1alpha1.ENINodeStateSpec, slot string) bool {
 	return slices.ContainsFunc(now.Attachments, func(e v1alpha1.AttachmentEntry) bool { return e.Slot == slot })
 }
 
-// Public adds to the entries of a NodeENI those of its status whose ENIs are another's: they stay as they are. of says whether an ENI is.
-func Public(list []pure.Entry, status []v1alpha1.ENIAttachment, of func(eni string) bool) []pure.Entry {
+// Public completes the entries of a NodeENI for its public status. An attached ENI's place in the status stays as it is if the ENI is another's, or if its
+// slot is on the way to it: while it is being adopted, for instance, or one of its attributes is being changed. The public controller takes an
+// ENI that its status lacks for missing, and creates another one. eni returns an ENI as EC2 shows it; adopt says that its tag NodeENI does not count.
+func Public(
+	list []pure.Entry, nodeENI string, status []v1alpha1.ENIAttachment, adopt bool, eni func(id string) (vpc.Interface, bool),
+) []pure.Entry {
 	for _, a := range status {
-		if a.Status != "attached" || !of(a.ENIID) || slices.ContainsFunc(list, func(e pure.Entry) bool { return e.ENIID == a.ENIID }) {
+		v, ok := eni(a.ENIID)
+		if a.Status != "attached" || !ok || v.Attachment == nil {
 			continue
 		}
-		list = append(list, pure.Entry{Node: a.NodeID, AttachmentEntry: v1alpha1.AttachmentEntry{
-			InstanceID: a.InstanceID, ENIID: a.ENIID, AttachmentID: a.AttachmentID, SubnetID: a.SubnetID, SubnetCIDR: a.SubnetCIDR, MTU: a.MTU,
-			DeviceIndex: a.DeviceIndex, Phase: string(lifecycle.Attached),
-		}})
+		i := slices.IndexFunc(list, func(e pure.Entry) bool {
+			return e.ENIID == a.ENIID || e.ENIID == "" && e.Slot == v.Tags[pure.TagSlot]
+		})
+		switch {
+		case i >= 0 && list[i].InstanceID == a.InstanceID && onItsWay(list[i].Phase) && v.Attachment.Instance == a.InstanceID:
+			list[i] = public(a)
+		case i < 0 && v.Tags[pure.TagCluster] == "" && (adopt || v.Tags[vpc.NodeENITag] == nodeENI):
+			list = append(list, public(a))
+		}
 	}
 	return list
+}
+
+// onItsWay: the phase comes before Attached, or instead of it.
+func onItsWay(phase string) bool {
+	switch lifecycle.Phase(phase) {
+	case lifecycle.Wanted, lifecycle.Creating, lifecycle.Created, lifecycle.Attaching, lifecycle.Blocked:
+		return true
+	}
+	return false
+}
+
+// public is an entry that leaves its attachment in the status as it is.
+func public(a v1alpha1.ENIAttachment) pure.Entry {
+	return pure.Entry{Node: a.NodeID, AttachmentEntry: v1alpha1.AttachmentEntry{
+		InstanceID: a.InstanceID, ENIID: a.ENIID, AttachmentID: a.AttachmentID, SubnetID: a.SubnetID, SubnetCIDR: a.SubnetCIDR, MTU: a.MTU,
+		DeviceIndex: a.DeviceIndex, Phase: string(lifecycle.Attached),
+	}}
 }
 
 // StandsStill reports whether the slot does not go on by itself. A release that waits for its node is counted by its time.

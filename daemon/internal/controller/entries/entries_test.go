@@ -5,7 +5,9 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/entries"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
 
@@ -55,20 +57,52 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+// TestPublicStays: the status keeps an attached ENI that is another's, or whose slot is on the way to it.
 func TestPublicStays(t *testing.T) {
-	status := []v1alpha1.ENIAttachment{
-		{NodeID: "node-1", ENIID: "eni-1", Status: "attached", DeviceIndex: 2, MTU: 9001}, {NodeID: "node-1", ENIID: "eni-2", Status: "attached"},
-		{NodeID: "node-1", ENIID: "eni-3", Status: "attached"}, {NodeID: "node-1", ENIID: "eni-4", Status: "detached"},
+	status := []v1alpha1.ENIAttachment{{
+		NodeID: "node-1", InstanceID: "i-1", ENIID: "eni-1", Status: "attached", DeviceIndex: 2, MTU: 9001, DPDKPCIAddress: "0000:00:06.0", DPDKBound: true,
+	}}
+	entry := func(eni string, phase lifecycle.Phase) []slots.Entry {
+		e := v1alpha1.AttachmentEntry{Slot: "a", InstanceID: "i-1", ENIID: eni, Phase: string(phase), DeviceIndex: 1}
+		return []slots.Entry{{Node: "node-1", AttachmentEntry: e}}
 	}
-	own := []slots.Entry{{Node: "node-1", AttachmentEntry: v1alpha1.AttachmentEntry{Slot: "a", ENIID: "eni-2"}}}
-	got := entries.Public(own, status, func(eni string) bool { return eni != "eni-3" })
-	if len(got) != 2 || got[1].ENIID != "eni-1" {
-		t.Errorf("entries %+v, want our eni-2 and the public eni-1", got)
+	ours := map[string]string{slots.TagCluster: "c", slots.TagSlot: "a", vpc.NodeENITag: "blue"}
+	on := func(instance string, tags map[string]string) *vpc.Interface {
+		return &vpc.Interface{ID: "eni-1", Tags: tags, Attachment: &vpc.Attachment{Instance: instance}}
 	}
-	if list, _, changed := slots.Status(status[:1], got[1:], time.Now()); changed {
-		t.Errorf("the public entry became %+v", list)
+	for name, tt := range map[string]struct {
+		list  []slots.Entry
+		eni   *vpc.Interface
+		adopt bool
+		stays bool
+	}{
+		"the public controller's":    {nil, on("i-1", map[string]string{vpc.NodeENITag: "blue"}), false, true},
+		"another tag":                {nil, on("i-1", map[string]string{vpc.NodeENITag: "green"}), false, false},
+		"another tag, to be adopted": {nil, on("i-1", map[string]string{vpc.NodeENITag: "green"}), true, true},
+		"ours, of no slot":           {nil, on("i-1", ours), true, false},
+		"gone":                       {nil, nil, true, false},
+		"being adopted":              {entry("eni-1", lifecycle.Creating), on("i-1", map[string]string{vpc.NodeENITag: "blue"}), true, true},
+		"tagged":                     {entry("eni-1", lifecycle.Creating), on("i-1", ours), true, true},
+		"being changed":              {entry("eni-1", lifecycle.Attaching), on("i-1", ours), false, true},
+		"the change is refused":      {entry("eni-1", lifecycle.Blocked), on("i-1", ours), false, true},
+		"the entry is new":           {entry("", lifecycle.Wanted), on("i-1", ours), false, true},
+		"attached elsewhere":         {entry("eni-1", lifecycle.Blocked), on("i-2", ours), false, false},
+		"detached":                   {entry("eni-1", lifecycle.Created), &vpc.Interface{ID: "eni-1", Tags: ours}, false, false},
+		"another took its place":     {entry("eni-2", lifecycle.Creating), on("i-1", ours), false, false},
+		"being deleted":              {entry("eni-1", lifecycle.Deleting), on("i-1", ours), false, false},
+	} {
+		list := entries.Public(tt.list, "blue", status, tt.adopt, func(string) (vpc.Interface, bool) {
+			if tt.eni == nil {
+				return vpc.Interface{}, false
+			}
+			return *tt.eni, true
+		})
+		got, _, changed := slots.Status(status, list, time.Now())
+		if changed == tt.stays || !tt.stays && len(got) != 0 {
+			t.Errorf("%s: the status became %+v", name, got)
+		}
 	}
-	if spec := entries.Spec(list{own[0].AttachmentEntry}); !entries.Has(spec, "a") || entries.Has(spec, "b") {
+	if spec := entries.Spec(list{{Slot: "a"}}); !entries.Has(spec, "a") || entries.Has(spec, "b") {
 		t.Error("Has")
 	}
 }
