@@ -60,7 +60,6 @@ type slot struct {
 	mem lifecycle.Memory
 	// pending is the memory that counts once the node's entries are written; nil for none.
 	pending *lifecycle.Memory
-	stored  *lifecycle.Step // the step of pending
 	entry   v1alpha1.AttachmentEntry
 	// ground belongs to the last call that changes something.
 	ground ground
@@ -70,16 +69,15 @@ type slot struct {
 	busy bool
 	// outdated: status.released names the slot since an earlier release. The daemon must take that back before it is told to release again,
 	// because nothing else tells the two answers apart.
-	outdated   bool
-	storedIn   string // the UID of the ENINodeState that has had its entry
-	instance   *vpc.Instance
-	instanceAt time.Time
-	since      time.Time // when it was first wanted; zero if it was older
-	waits      time.Time // since when its release waits for the node
-	opening    bool
-	detaching  bool            // its Detach was answered
-	shown      lifecycle.Phase // the last one that was told
-	said       once.Memory
+	outdated           bool
+	opening, detaching bool   // detaching: its Detach was answered
+	storedIn           string // the UID of the ENINodeState that has had its entry
+	instance           *vpc.Instance
+	instanceAt         time.Time
+	since              time.Time       // when it was first wanted; zero if it was older
+	waits              time.Time       // since when its release waits for the node
+	shown              lifecycle.Phase // the last one that was told
+	said               once.Memory
 }
 
 // reader is a slot that waits for the ENIs of its instance, as a step.

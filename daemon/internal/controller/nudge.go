@@ -1,20 +1,20 @@
 package controller
 
 import (
-	"fmt"
 	"maps"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/once"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 )
 
 // ground is what the answer to a slot's call depends on, but EC2 itself: the NodeENI with its resolved subnet and groups, and the place.
-type ground struct{ wish, place string }
+type ground struct{ wish, place uint64 }
 
 func (n *node) ground(s *slot) ground {
-	return ground{fmt.Sprint(s.NodeENI.Generation, s.VPC, s.Zone, s.SubnetCIDR, s.Groups), fmt.Sprint(s.Index, s.Card, n.plan.Holders)}
+	return ground{once.Hash(s.NodeENI.Generation, s.VPC, s.Zone, s.SubnetCIDR, s.Groups), once.Hash(s.Index, s.Card, n.plan.Holders)}
 }
 
 // nudge lets a slot go on whose last call was refused, if the ground of that call has changed since it was made.

@@ -61,7 +61,7 @@ func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
 			return next
 		}
 		m := lifecycle.After(s.mem, step, lifecycle.Result{}, now)
-		s.pending, s.stored = &m, &step
+		s.pending = &m
 	case lifecycle.Drop:
 		if d := l.declOf(s); d != nil && s.mem.ENI != "" {
 			d.left = append(d.left, s.mem.ENI+" on node "+s.Node)
@@ -206,7 +206,6 @@ func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
 		l.breakers.Ended(step, r.Err, l.Now())
 		l.ended(n, s, step, r)
 	}
-	v := step.Slot
 	switch step.Do {
 	case lifecycle.LookUp:
 		do(l, l.looks, l.urgency(s, step), func(ctx context.Context) ([]vpc.Interface, error) { return l.EC2.BySlot(ctx, string(s.ID)) },
@@ -237,19 +236,20 @@ func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
 				note(lifecycle.Result{Err: err})
 			})
 	case lifecycle.Create:
-		c := slots.Creation(v, l.cluster, s.mem.Attempt)
-		do(l, l.changes, l.urgency(s, step), func(ctx context.Context) (vpc.Interface, error) { return l.EC2.Create(ctx, c) },
-			func(v vpc.Interface, err error) {
-				if err == nil {
-					if len(v.Tags) == 0 {
-						v.Tags = c.Tags
-					}
-					l.enis.Created(l.Now(), v)
+		attempt := s.mem.Attempt // thousands may wait: the parameters are made when it is their turn
+		c := func() vpc.Creation { return slots.Creation(step.Slot, l.cluster, attempt) }
+		call := func(ctx context.Context) (vpc.Interface, error) { return l.EC2.Create(ctx, c()) }
+		do(l, l.changes, l.urgency(s, step), call, func(v vpc.Interface, err error) {
+			if err == nil {
+				if len(v.Tags) == 0 {
+					v.Tags = slots.Tags(step.Slot, l.cluster)
 				}
-				note(lifecycle.Result{Err: err, Interface: &v})
-			})
+				v = l.enis.Created(l.Now(), v)
+			}
+			note(lifecycle.Result{Err: err, Interface: &v})
+		})
 	case lifecycle.Attach:
-		j := slots.Joining(v, step.ENI)
+		j := slots.Joining(step.Slot, step.ENI)
 		do(l, l.changes, l.urgency(s, step), func(ctx context.Context) (string, error) { return l.EC2.Attach(ctx, j) },
 			func(id string, err error) {
 				if err == nil {
@@ -258,13 +258,13 @@ func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
 				note(lifecycle.Result{Err: err, Attachment: id})
 			})
 	default:
-		l.edit(n, s, step, note)
+		l.edit(n, s, &step, note)
 	}
 }
 
 // edit makes a call that answers nothing.
-func (l *loop) edit(n *node, s *slot, step lifecycle.Step, note func(lifecycle.Result)) {
-	v, eni, attachment := step.Slot, step.ENI, step.Attachment
+func (l *loop) edit(n *node, s *slot, step *lifecycle.Step, note func(lifecycle.Result)) {
+	v, eni, attachment := &step.Slot, step.ENI, step.Attachment
 	var call func(context.Context) error
 	var write enis.Write
 	switch step.Do { //nolint:exhaustive // act has the others
@@ -280,7 +280,7 @@ func (l *loop) edit(n *node, s *slot, step lifecycle.Step, note func(lifecycle.R
 		call = func(ctx context.Context) error { return l.EC2.SetSourceDestCheck(ctx, eni, value) }
 		write = enis.SourceDestCheck(value)
 	case lifecycle.Tag:
-		tags := slots.Tags(v, l.cluster)
+		tags := slots.Tags(*v, l.cluster)
 		call = func(ctx context.Context) error { return l.EC2.SetTags(ctx, eni, tags) }
 		write = enis.Tags(tags)
 	case lifecycle.Detach, lifecycle.ForceDetach:
@@ -295,7 +295,7 @@ func (l *loop) edit(n *node, s *slot, step lifecycle.Step, note func(lifecycle.R
 	case lifecycle.Delete:
 		call = func(ctx context.Context) error { return l.EC2.Delete(ctx, eni) }
 	}
-	do(l, l.changes, l.urgency(s, step), func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) }, func(_ struct{}, err error) {
+	do(l, l.changes, l.urgency(s, *step), func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) }, func(_ struct{}, err error) {
 		switch {
 		case err == nil && step.Do == lifecycle.Delete:
 			l.enis.Deleted(l.Now(), eni)

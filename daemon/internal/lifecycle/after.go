@@ -44,13 +44,19 @@ func After(m Memory, st Step, r Result, now time.Time) Memory {
 // done notes a success.
 func (m Memory) done(st Step, r Result, now time.Time) Memory {
 	if st.Do.Mutates() {
-		if st.ENI != m.ENI || st.Do == Create {
-			m.own = own{}
+		w := own{}
+		if m.own != nil && st.ENI == m.ENI && st.Do != Create {
+			w = *m.own
 		}
-		m.own.at, m.settled, m.polls = now, now.Add(overlay), 0
+		m.own = &w
+		m.wroteAt, m.settled, m.polls = now, now.Add(overlay), 0
 	}
 	switch st.Do {
-	case Wait, LookUp:
+	case Wait:
+		if st.note.shown {
+			m.own = nil
+		}
+	case LookUp:
 	case Store:
 		m = m.stored(st, now)
 	case Create:
@@ -98,7 +104,7 @@ func (m Memory) done(st Step, r Result, now time.Time) Memory {
 func (m Memory) stored(st Step, now time.Time) Memory {
 	n := st.note
 	if n.adopt {
-		m.own, m.missingSince, m.mismatch, m.suspect = own{}, time.Time{}, time.Time{}, suspect{}
+		m.own, m.wroteAt, m.missingSince, m.mismatch, m.suspect = nil, time.Time{}, time.Time{}, time.Time{}, suspect{}
 		m.ENI, m.AttachmentID, m.Found, m.createdAt = st.ENI, n.attached, n.found, now
 		m.Request = n.request
 		return m

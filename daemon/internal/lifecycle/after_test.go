@@ -246,7 +246,7 @@ func TestEntry(t *testing.T) {
 	if m := Restore(Entry(old, c.s, c.o, c.m), t0); !m.drainingSince.Equal(t0) {
 		t.Error("restored, it does not drain")
 	}
-	c.m.ENI, c.m.own.created = "eni-2", &vpc.Interface{ID: "eni-2", MAC: "02:00:00:00:00:02"}
+	c.m.ENI, c.m.own = "eni-2", &own{created: &vpc.Interface{ID: "eni-2", MAC: "02:00:00:00:00:02"}}
 	if e := Entry(old, c.s, c.o, c.m); e.MAC != "02:00:00:00:00:02" || e.Addresses != nil || e.Prefixes != nil {
 		t.Errorf("another: %+v", e)
 	}

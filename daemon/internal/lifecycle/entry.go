@@ -56,8 +56,8 @@ func Entry(old v1alpha1.AttachmentEntry, s slots.Slot, o Observed, m Memory) v1a
 	if old.ENIID == e.ENIID {
 		e.MAC, e.Addresses, e.Prefixes = old.MAC, old.Addresses, old.Prefixes
 	}
-	if c := m.own.created; c != nil && c.ID == m.ENI {
-		describe(&e, *c)
+	if m.own != nil && m.own.created != nil && m.own.created.ID == m.ENI {
+		describe(&e, *m.own.created)
 	}
 	for _, i := range o.Interfaces {
 		if i.ID == m.ENI && i.Unreadable == nil {

@@ -159,7 +159,9 @@ type Memory struct {
 	// why is how the slot stands since Failed failed, suspect a forbidden call that is not confirmed yet.
 	why     plight
 	suspect suspect
-	own     own
+	// own are writes since wroteAt; nil once the answers show them.
+	own     *own
+	wroteAt time.Time
 	// settled is when a look by tag begins to prove that there is nothing. lookAfter: something is unclear; no act before a look begun later.
 	settled, lookAfter, planAfter, instanceAfter time.Time
 	// describedAt is the last answer about ENI; polls counts them in this phase.
@@ -194,7 +196,6 @@ type suspect struct {
 
 // own are the controller's own writes, which late answers do not show yet.
 type own struct {
-	at         time.Time
 	created    *vpc.Interface
 	attachment *vpc.Attachment
 	// terminationOf is the attachment whose flag was set.
@@ -229,6 +230,7 @@ type note struct {
 	reported, lost      bool
 	detaching, draining bool
 	attached            string
+	shown               bool // the answers are later than the own writes by overlay
 	there               bool // a list shows the ENI, later than the last answer that did not know it
 	holders             string
 }

@@ -33,6 +33,7 @@ func Next(s slots.Slot, o Observed, m Memory, now time.Time) Step {
 	st.note.lost = o.Node.Lost || m.reported && !o.Node.Reported
 	st.note.holders = o.Holders
 	st.note.there = d.eni != nil && d.eni.ID == m.ENI && o.LookedAt.After(m.missingSince)
+	st.note.shown = d.shown()
 	st.note.draining = !o.Wanted && (!m.drainingSince.IsZero() || st.note.draining || !o.Node.Exists)
 	if m.Failed != Wait && now.Before(m.RetryAt) {
 		st = pending(st, m)
@@ -133,6 +134,17 @@ func (d *decider) seen() time.Time {
 	return d.o.LookedAt
 }
 
+// shown: no answer is so early that it may lack an own write.
+func (d *decider) shown() bool { return !d.seen().Before(d.m.wroteAt.Add(overlay)) }
+
+// fresh has the own writes that count more than the answers.
+func (d *decider) fresh() own {
+	if d.m.own == nil || d.shown() {
+		return own{}
+	}
+	return *d.m.own
+}
+
 // look asks EC2 anew: by id where there is one.
 func (d *decider) look() Step {
 	if d.m.ENI != "" {
@@ -155,16 +167,16 @@ func (d *decider) lookAt(t time.Time) Step {
 
 // find picks the slot's ENI from the answers, and lays the controller's own writes over it.
 func (d *decider) find() {
-	m, fresh := d.m, d.seen().Before(d.m.own.at.Add(overlay))
+	m, w := d.m, d.fresh()
 	var all []vpc.Interface
 	for _, e := range d.o.Interfaces {
 		slot := slots.ID(e.Tags[slots.TagSlot])
-		mine := slot == d.s.ID || e.ID == m.ENI && (slot == "" || m.Request == moving && d.o.Wanted && e.Attachment == nil || fresh && m.own.tagged == e.ID)
+		mine := slot == d.s.ID || e.ID == m.ENI && (slot == "" || m.Request == moving && d.o.Wanted && e.Attachment == nil || w.tagged == e.ID)
 		if mine && e.ID != m.gone {
 			all = append(all, e)
 		}
 	}
-	if c := m.own.created; c != nil && c.ID == m.ENI && fresh && !slices.ContainsFunc(all, func(e vpc.Interface) bool { return e.ID == c.ID }) {
+	if c := w.created; c != nil && c.ID == m.ENI && !slices.ContainsFunc(all, func(e vpc.Interface) bool { return e.ID == c.ID }) {
 		all = append(all, *c)
 	}
 	if len(all) == 0 {
@@ -178,8 +190,8 @@ func (d *decider) find() {
 	})
 	e := all[0]
 	d.eni, d.twins = &e, all[1:]
-	if fresh && e.ID == m.ENI {
-		m.own.over(&e)
+	if e.ID == m.ENI {
+		w.over(&e)
 	}
 }
 
@@ -253,8 +265,8 @@ func (d *decider) attachment() *vpc.Attachment {
 // poll asks about the ENI again, at first after half a second, then more rarely.
 func (d *decider) poll(st Step, most time.Duration) Step {
 	last := d.m.describedAt
-	if d.m.own.at.After(last) {
-		last = d.m.own.at
+	if d.m.wroteAt.After(last) {
+		last = d.m.wroteAt
 	}
 	st.At = last.Add(backoff(500*time.Millisecond, most, d.m.polls))
 	if !d.now.Before(st.At) {

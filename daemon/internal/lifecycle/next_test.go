@@ -117,7 +117,7 @@ var nextCases = []struct {
 	{name: "nobody asks for source-dest-check", phase: Attached, change: func(c *scene) { c.eni().SourceDestCheck = false }},
 	{name: "groups", do: SetGroups, phase: Attaching, change: func(c *scene) { c.s.Groups = []string{"sg-1", "sg-2"} }},
 	{name: "attaching", do: Describe, at: t0.Add(-time.Hour), phase: Attaching,
-		change: func(c *scene) { c.eni().Attachment.Status, c.m.own.at = "attaching", t0.Add(-time.Hour-time.Second/2) }},
+		change: func(c *scene) { c.eni().Attachment.Status, c.m.wroteAt = "attaching", t0.Add(-time.Hour-time.Second/2) }},
 	{name: "attaching, and asked", at: t0.Add(time.Second), phase: Attaching,
 		change: func(c *scene) { c.eni().Attachment.Status, c.m.describedAt, c.m.polls = "attaching", t0, 1 }},
 	{name: "detached by a person", do: Describe, at: t0.Add(-time.Minute + time.Second/2), phase: Detaching, change: func(c *scene) {

@@ -20,11 +20,11 @@ const Lag = 30 * time.Second
 // Store is the knowledge. It must not be used concurrently. Each description comes with the time at which its call began.
 type Store struct {
 	records  map[string]*record
-	slots    map[string]map[string]bool // slot -> ENIs
-	attached map[string]map[string]bool // instance -> ENIs
-	looked   map[string]time.Time       // slot -> begin of the last look
-	read     map[string]time.Time       // instance -> begin of the last look
-	listed   time.Time                  // begin of the last list of all
+	slots    map[string][]string  // slot -> ENIs, in no order
+	attached map[string][]string  // instance -> ENIs, in no order
+	looked   map[string]time.Time // slot -> begin of the last look
+	read     map[string]time.Time // instance -> begin of the last look
+	listed   time.Time            // begin of the last list of all
 }
 
 // record is one ENI. A deleted one stays until no description may show it.
@@ -34,7 +34,7 @@ type record struct {
 	created time.Time     // by us; zero if not
 	deleted time.Time     // by us; zero if not
 	edits   []edit
-	now     vpc.Interface // seen with edits
+	now     *vpc.Interface // seen with edits; seen itself without any
 }
 
 type edit struct {
@@ -53,7 +53,7 @@ type Write struct {
 // New returns an empty Store.
 func New() *Store {
 	return &Store{
-		records: map[string]*record{}, slots: map[string]map[string]bool{}, attached: map[string]map[string]bool{},
+		records: map[string]*record{}, slots: map[string][]string{}, attached: map[string][]string{},
 		looked: map[string]time.Time{}, read: map[string]time.Time{},
 	}
 }
@@ -87,6 +87,7 @@ func (s *Store) See(began time.Time, list ...vpc.Interface) {
 		if maps.Equal(v.Tags, r.seen.Tags) {
 			v.Tags = r.seen.Tags // thousands of ENIs are described again and again
 		}
+		s.unlink(r) // r.now may be r.seen
 		r.seen, r.at = v, began
 		s.renew(r)
 	}
@@ -110,7 +111,7 @@ func (s *Store) SeeAll(began time.Time, list []vpc.Interface) {
 func (s *Store) SeeSlot(began time.Time, slot string, list []vpc.Interface) {
 	s.See(began, list...)
 	listed := ids(list)
-	for _, id := range slices.Collect(maps.Keys(s.slots[slot])) {
+	for _, id := range slices.Clone(s.slots[slot]) {
 		if !listed[id] {
 			s.miss(id, s.records[id], began)
 		}
@@ -122,7 +123,7 @@ func (s *Store) SeeSlot(began time.Time, slot string, list []vpc.Interface) {
 func (s *Store) SeeInstance(began time.Time, instance string, list []vpc.Interface) {
 	s.See(began, list...)
 	listed := ids(list)
-	for _, id := range slices.Collect(maps.Keys(s.attached[instance])) {
+	for _, id := range slices.Clone(s.attached[instance]) {
 		if r := s.records[id]; !listed[id] && s.slot(r) == "" {
 			s.miss(id, r, began)
 		}
@@ -148,14 +149,16 @@ func (s *Store) miss(id string, r *record, began time.Time) {
 	delete(s.records, id)
 }
 
-// Created notes an ENI that the controller created.
-func (s *Store) Created(at time.Time, v vpc.Interface) {
+// Created notes an ENI that the controller created, and returns it as it is kept.
+func (s *Store) Created(at time.Time, v vpc.Interface) vpc.Interface {
+	v = trim(v)
 	r := &record{seen: v, at: at, created: at}
 	if old := s.records[v.ID]; old != nil {
 		s.unlink(old)
 	}
 	s.records[v.ID] = r
 	s.renew(r)
+	return v
 }
 
 // Wrote notes a write to an ENI.
@@ -180,7 +183,7 @@ func (s *Store) ENI(id string) (vpc.Interface, bool) {
 	if r == nil || !r.deleted.IsZero() {
 		return vpc.Interface{}, false
 	}
-	return r.now, true
+	return *r.now, true
 }
 
 // Slot returns the ENIs of a slot, by id, and the begin of the last look for them; zero before the first.
@@ -206,32 +209,40 @@ func (s *Store) Listed() time.Time { return s.listed }
 // Owned calls yield with each ENI that has a slot, in no order.
 func (s *Store) Owned(yield func(vpc.Interface) bool) {
 	for _, r := range s.records {
-		if s.slot(r) != "" && r.deleted.IsZero() && !yield(r.now) {
+		if s.slot(r) != "" && r.deleted.IsZero() && !yield(*r.now) {
 			return
 		}
 	}
 }
 
-func (s *Store) list(of map[string]bool) []vpc.Interface {
+func (s *Store) list(of []string) []vpc.Interface {
 	out := make([]vpc.Interface, 0, len(of))
-	for id := range of {
-		out = append(out, s.records[id].now)
+	for _, id := range of {
+		out = append(out, *s.records[id].now)
 	}
 	slices.SortFunc(out, func(a, b vpc.Interface) int { return cmp.Compare(a.ID, b.ID) })
 	return out
 }
 
-func (s *Store) slot(r *record) string { return r.now.Tags[slots.TagSlot] }
+func (s *Store) slot(r *record) string {
+	if r.now == nil {
+		return ""
+	}
+	return r.now.Tags[slots.TagSlot]
+}
 
 // renew computes r.now, and its places in the indexes.
 func (s *Store) renew(r *record) {
 	s.unlink(r)
-	r.now = r.seen
-	if a := r.seen.Attachment; a != nil {
-		r.now.Attachment = new(*a)
-	}
-	for _, e := range r.edits {
-		e.apply(&r.now)
+	r.now = &r.seen
+	if len(r.edits) > 0 {
+		r.now = new(r.seen)
+		if a := r.seen.Attachment; a != nil {
+			r.now.Attachment = new(*a)
+		}
+		for _, e := range r.edits {
+			e.apply(r.now)
+		}
 	}
 	if !r.deleted.IsZero() {
 		return
@@ -243,26 +254,27 @@ func (s *Store) renew(r *record) {
 }
 
 func (s *Store) unlink(r *record) {
+	if r.now == nil {
+		return
+	}
 	unlink(s.slots, s.slot(r), r.now.ID)
 	if a := r.now.Attachment; a != nil {
 		unlink(s.attached, a.Instance, r.now.ID)
 	}
 }
 
-func link(index map[string]map[string]bool, key, id string) {
-	if key == "" {
-		return
+func link(index map[string][]string, key, id string) {
+	if key != "" && !slices.Contains(index[key], id) {
+		index[key] = append(index[key], id)
 	}
-	if index[key] == nil {
-		index[key] = map[string]bool{}
-	}
-	index[key][id] = true
 }
 
-func unlink(index map[string]map[string]bool, key, id string) {
-	delete(index[key], id)
-	if len(index[key]) == 0 {
+func unlink(index map[string][]string, key, id string) {
+	left := slices.DeleteFunc(index[key], func(other string) bool { return other == id })
+	if len(left) == 0 {
 		delete(index, key)
+	} else {
+		index[key] = left
 	}
 }
 
@@ -274,21 +286,26 @@ func ids(list []vpc.Interface) map[string]bool {
 	return out
 }
 
-// trim drops of a foreign ENI the parts that nobody asks for: there are as many of them as of ours.
+// trim drops the parts that nobody asks for: the addresses of foreign ENIs, and most tags of them and of the ENIs with a slot.
 func trim(v vpc.Interface) vpc.Interface {
-	if v.Tags[slots.TagSlot] != "" || v.Tags[vpc.NodeENITag] != "" {
+	ours := v.Tags[slots.TagSlot] != ""
+	if !ours && v.Tags[vpc.NodeENITag] != "" {
 		return v
 	}
 	var tags map[string]string
 	for k, t := range v.Tags {
-		if k == slots.TagName || k == slots.TagNoManage || strings.HasPrefix(k, slots.TagPrefix) {
+		keep := k == slots.TagName && !ours || ours && (k == slots.TagNode || k == vpc.NodeENITag)
+		if keep || k == slots.TagNoManage || strings.HasPrefix(k, slots.TagPrefix) {
 			if tags == nil {
 				tags = map[string]string{}
 			}
 			tags[k] = t
 		}
 	}
-	v.Tags, v.Prefixes, v.Addresses = tags, nil, nil
+	v.Tags = tags
+	if !ours {
+		v.Prefixes, v.Addresses = nil, nil
+	}
 	return v
 }
 

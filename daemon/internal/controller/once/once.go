@@ -1,6 +1,16 @@
 // Package once remembers the last text about each subject, so that nothing is told twice in a row.
 package once
 
+import (
+	"fmt"
+	"hash/maphash"
+)
+
+var seed = maphash.MakeSeed()
+
+// Hash of the same values is the same in this process. It takes little room where thousands are remembered.
+func Hash(values ...any) uint64 { return maphash.String(seed, fmt.Sprint(values...)) }
+
 // Memory has the last texts. It must not be used concurrently.
 type Memory map[string]string
 
