@@ -59,7 +59,7 @@ type region struct {
 // Context is the test's.
 func (r *region) Context() context.Context { return r.T.Context() }
 
-func newRegion(t *testing.T) *region {
+func newRegion(t *testing.T, enis ...fakeec2.ENI) *region {
 	t.Helper()
 	r := &region{T: t, Cluster: cluster.Start(t)}
 	for _, o := range cluster.ReadFile(t, cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/controller]\n")) {
@@ -71,7 +71,7 @@ func newRegion(t *testing.T) *region {
 	r.ec2 = fakeec2.New(fakeec2.Config{
 		Subnets:   []fakeec2.Subnet{{ID: fleetSubnet, IPv4: netip.MustParsePrefix("10.0.1.0/24"), Zone: fleetZone}},
 		Groups:    []fakeec2.Group{{ID: fleetGroup, Name: "pods"}},
-		Instances: []fakeec2.Instance{{ID: fleetInstance, Type: "m5.large", SubnetID: fleetSubnet}},
+		Instances: []fakeec2.Instance{{ID: fleetInstance, Type: "m5.large", SubnetID: fleetSubnet}}, ENIs: enis,
 		OnUnknown: func(request string) { t.Errorf("EC2: unknown: %s", request) },
 	})
 	r.addNode()
