@@ -106,6 +106,13 @@ func (a *api) deleteNodeENI(name string) {
 	}
 }
 
+// setRival makes another controller's Lease fresh; nil ends that.
+func (a *api) setRival(r *fleet.Rival) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.rival = r
+}
+
 // setNode makes a Node, or changes it.
 func (a *api) setNode(name string, edit func(*fleet.Node)) {
 	a.mu.Lock()

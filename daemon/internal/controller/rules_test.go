@@ -176,8 +176,8 @@ func TestOtherController(t *testing.T) {
 		begin, end func(w *world)
 	}{
 		"lease": {
-			func(w *world) { w.rival = &fleet.Rival{Namespace: "other", Holder: "public"} },
-			func(w *world) { w.rival = nil },
+			func(w *world) { w.setRival(&fleet.Rival{Namespace: "other", Holder: "public"}) },
+			func(w *world) { w.setRival(nil) },
 		},
 		"status": {func(w *world) {
 			w.setNodeENI("blue", func(o *v1alpha1.NodeENI) {

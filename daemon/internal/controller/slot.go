@@ -202,16 +202,17 @@ func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
 	}
 	l.breakers.Try(step)
 	began := l.Now()
+	id, instance := string(s.ID), s.Instance // calls must not read s
 	note := func(r lifecycle.Result) {
 		l.breakers.Ended(step, r.Err, l.Now())
 		l.ended(n, s, step, r)
 	}
 	switch step.Do {
 	case lifecycle.LookUp:
-		do(l, l.looks, l.urgency(s, step), func(ctx context.Context) ([]vpc.Interface, error) { return l.EC2.BySlot(ctx, string(s.ID)) },
+		do(l, l.looks, l.urgency(s, step), func(ctx context.Context) ([]vpc.Interface, error) { return l.EC2.BySlot(ctx, id) },
 			func(list []vpc.Interface, err error) {
 				if err == nil {
-					l.enis.SeeSlot(began, string(s.ID), list)
+					l.enis.SeeSlot(began, id, list)
 				}
 				note(lifecycle.Result{Err: err})
 			})
@@ -228,7 +229,7 @@ func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
 				note(r)
 			})
 	case lifecycle.ReadInstance:
-		do(l, l.looks, l.urgency(s, step), func(ctx context.Context) (vpc.Instance, error) { return l.EC2.Instance(ctx, s.Instance) },
+		do(l, l.looks, l.urgency(s, step), func(ctx context.Context) (vpc.Instance, error) { return l.EC2.Instance(ctx, instance) },
 			func(i vpc.Instance, err error) {
 				if err == nil {
 					s.instance, s.instanceAt = &i, began

@@ -27,6 +27,7 @@ func TestPoolIsBoundedAndUrgentFirst(t *testing.T) {
 		add(0, "bulk 2")
 		add(1, "release")
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if want := []string{"first", "release", "bulk 1", "bulk 2"}; !slices.Equal(got, want) {
 			t.Errorf("ran %v, want %v", got, want)
 		}
