@@ -103,7 +103,7 @@ func (s Status) showLive(n *show.Node) {
 		n.Facts = append(n.Facts, show.OfferFact(string(o.Mode), string(o.Wanted), string(o.State), o.Message, len(o.Served())))
 	}
 	if l.ByController {
-		n.Facts = append(n.Facts, show.Fact{Name: "Attachments", Text: "from the controller, " + strconv.Itoa(len(l.Slots)) + " slots"})
+		n.Facts = append(n.Facts, show.Fact{Name: "Attachments", Text: "from the controller, slots: " + strconv.Itoa(len(l.Slots))})
 	}
 	for _, slot := range l.Slots {
 		n.Slots = append(n.Slots, show.Slot{

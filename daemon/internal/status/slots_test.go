@@ -26,7 +26,7 @@ func TestSlots(t *testing.T) {
 		t.Errorf("without the controller:\n%s", got)
 	}
 	s.Live.ByController = true
-	if got := text(); !strings.Contains(got, "from the controller, 0 slots") || strings.Contains(got, "Slots of") {
+	if got := text(); !strings.Contains(got, "from the controller, slots: 0") || strings.Contains(got, "Slots of") {
 		t.Errorf("without a slot:\n%s", got)
 	}
 	s.Live.Slots = []view.Slot{
@@ -34,7 +34,7 @@ func TestSlots(t *testing.T) {
 		{Slot: "00000000000000a2", NodeENI: "dataplane-b", Wanted: "Attached", Phase: "Blocked", Reason: "SubnetFull", Message: "no free address"},
 	}
 	got := text()
-	for _, want := range []string{"from the controller, 2 slots", "Slots of the controller:", "00000000000000a1", "Draining", "yes", "Blocked", "SubnetFull"} {
+	for _, want := range []string{"from the controller, slots: 2", "Slots of the controller:", "00000000000000a1", "Draining", "yes", "Blocked", "SubnetFull"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("lacks %q:\n%s", want, got)
 		}
