@@ -97,7 +97,7 @@ func TestWayBackAfterOwn(t *testing.T) {
 	cluster.Must(t, err)
 	list, _ := updated.([]any)
 	first, _ := list[0].(map[string]any)
-	want["metadata"].(map[string]any)["finalizers"] = []any{finalizer} //nolint:forcetypeassert // the API server's
+	want["metadata"].(map[string]any)["finalizers"] = []any{finalizer} //nolint:errcheck,forcetypeassert // the API server's
 	want["status"] = publicStatus(r.live()[0], first["lastUpdated"])
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error("the NodeENI", d)

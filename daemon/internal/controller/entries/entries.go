@@ -88,8 +88,9 @@ func onItsWay(phase string) bool {
 	switch lifecycle.Phase(phase) {
 	case lifecycle.Wanted, lifecycle.Creating, lifecycle.Created, lifecycle.Attaching, lifecycle.Blocked:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // public is an entry that leaves its attachment in the status as it is.
