@@ -48,7 +48,7 @@ func (l *loop) declare(n *node) {
 // moves gives a slot to the node that its instance is now, unless two Nodes are of one instance: the first one keeps it.
 func (l *loop) moves(s *slot, n *node) bool {
 	if was := l.nodes[s.Node]; was != nil && was.slots[s.ID] == s {
-		if o := l.Cluster.Node(s.Node); o != nil && (slots.Node{ProviderID: o.Is.ProviderID}).Instance() == s.Instance {
+		if o := l.Cluster.Node(s.Node); o != nil && vpc.InstanceOf(o.Is.ProviderID) == s.Instance {
 			return false
 		}
 		delete(was.slots, s.ID)

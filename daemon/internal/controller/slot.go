@@ -238,8 +238,9 @@ func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
 			})
 	case lifecycle.Create:
 		attempt := s.mem.Attempt // thousands may wait: the parameters are made when it is their turn
-		c := func() vpc.Creation { return slots.Creation(step.Slot, l.cluster, attempt) }
-		call := func(ctx context.Context) (vpc.Interface, error) { return l.EC2.Create(ctx, c()) }
+		call := func(ctx context.Context) (vpc.Interface, error) {
+			return l.EC2.Create(ctx, slots.Creation(step.Slot, l.cluster, attempt))
+		}
 		do(l, l.changes, l.urgency(s, step), call, func(v vpc.Interface, err error) {
 			if err == nil {
 				if len(v.Tags) == 0 {

@@ -205,8 +205,9 @@ func (c *fakeController) plan(cell *fakeCell, v *fakeView, o *Observed) {
 	for _, id := range slices.Sorted(maps.Keys(c.cells)) {
 		other := c.cells[id]
 		if other.slot.Instance == cell.slot.Instance {
-			if i := View(other.slot, Observed{Interfaces: other.interfaces, LookedAt: other.lookedAt}, other.mem); i != nil {
-				there[i.ID] = *i
+			d := decider{s: other.slot, o: Observed{Interfaces: other.interfaces, LookedAt: other.lookedAt}, m: other.mem}
+			if d.find(); d.eni != nil { // with the controller's own writes
+				there[d.eni.ID] = *d.eni
 			} else {
 				delete(there, other.mem.gone)
 			}

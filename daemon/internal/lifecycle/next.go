@@ -319,10 +319,3 @@ func (d *decider) foreign(a *vpc.Attachment) Step {
 	}
 	return st
 }
-
-// View returns the slot's ENI with the controller's own writes, for a plan of the node; nil for none.
-func View(s slots.Slot, o Observed, m Memory) *vpc.Interface {
-	d := decider{s: s, o: o, m: m}
-	d.find()
-	return d.eni
-}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -19,17 +18,8 @@ const (
 	autoLabel = "eks.amazonaws.com/compute-type"
 )
 
-var instanceID = regexp.MustCompile(`^i-[0-9a-f]{8,17}$`)
-
-// Instance returns the id of the EC2 instance, "" without one in the providerID, which reads aws:///us-east-1a/i-0a1b2c3d4e5f60718.
-func (n Node) Instance() string {
-	rest, ok := strings.CutPrefix(n.ProviderID, "aws://")
-	id := rest[strings.LastIndex(rest, "/")+1:]
-	if !ok || !instanceID.MatchString(id) {
-		return ""
-	}
-	return id
-}
+// Instance returns the id of the EC2 instance, "" without one in the providerID.
+func (n Node) Instance() string { return vpc.InstanceOf(n.ProviderID) }
 
 // Zone returns the zone's name, "" if neither label nor providerID has it.
 func (n Node) Zone() string {

@@ -200,12 +200,6 @@ func (s *Store) Instance(instance string) ([]vpc.Interface, time.Time) {
 	return s.list(s.attached[instance]), s.read[instance]
 }
 
-// ForgetInstance makes the next look at an instance the first.
-func (s *Store) ForgetInstance(instance string) { delete(s.read, instance) }
-
-// Listed returns the begin of the last list of all.
-func (s *Store) Listed() time.Time { return s.listed }
-
 // Owned calls yield with each ENI that has a slot, in no order.
 func (s *Store) Owned(yield func(vpc.Interface) bool) {
 	for _, r := range s.records {

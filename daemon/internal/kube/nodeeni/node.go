@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"regexp"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -72,20 +72,8 @@ type nodeFacts struct {
 
 func factsOf(n *corev1.Node) nodeFacts {
 	return nodeFacts{
-		ref: client.NodeRef{Name: n.Name, UID: n.UID}, labels: n.Labels, allocatable: n.Status.Allocatable, instance: instanceOf(n.Spec.ProviderID),
+		ref: client.NodeRef{Name: n.Name, UID: n.UID}, labels: n.Labels, allocatable: n.Status.Allocatable, instance: vpc.InstanceOf(n.Spec.ProviderID),
 	}
-}
-
-// providerID matches an EC2 Node's ID, such as aws:///us-east-1a/i-0a1b2c3d4e5f60718, like MapToAWSInstanceID of cloud-provider-aws
-// (pkg/providers/v1/instances.go). It never changes (ValidateNodeUpdate in pkg/apis/core/validation of Kubernetes).
-// Fargate and hybrid nodes have other forms.
-var providerID = regexp.MustCompile(`^aws://.*/(i-[0-9a-f]{8,17})$`)
-
-func instanceOf(provider string) string {
-	if m := providerID.FindStringSubmatch(provider); m != nil {
-		return m[1]
-	}
-	return ""
 }
 
 // OtherInstanceError means: the Node of this name is another machine's, and so are its NodeENIs.
