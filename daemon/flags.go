@@ -24,7 +24,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/logs"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/podresources"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/server/web"
 	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -218,7 +218,7 @@ func (c *nodeFlags) check() error {
 			fault("%s %q: want an absolute path, for the program that changes drivers runs in another folder", f.flag, f.path)
 		}
 	}
-	if c.listen != "" && c.listen != server.Off {
+	if c.listen != "" && c.listen != web.Off {
 		if _, _, err := net.SplitHostPort(c.listen); err != nil {
 			fault("--listen %q: want an address and a port such as %s, or off", c.listen, defaultListen)
 		}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/server/web"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/leases"
@@ -168,7 +169,7 @@ func answering(t *testing.T, inventory string, v view.View) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	socket := filepath.Join(filepath.Dir(inventory), status.SocketName)
-	go func() { ended <- s.Run(ctx, server.Off, socket) }()
+	go func() { ended <- s.Run(ctx, web.Off, socket) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {

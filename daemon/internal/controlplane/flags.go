@@ -14,6 +14,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/logs"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/server/control"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/server/web"
 )
 
 // flags are the command line of controller.
@@ -97,7 +98,7 @@ func (c *flags) check() error {
 	if c.forceDetachAfter < 0 {
 		fault("--force-detach-after %v: want 0 for never, or a duration such as 30m", c.forceDetachAfter)
 	}
-	if c.listen != "" && c.listen != control.Off {
+	if c.listen != "" && c.listen != web.Off {
 		if _, _, err := net.SplitHostPort(c.listen); err != nil {
 			fault("--listen %q: want an address and a port such as %s, or off", c.listen, control.DefaultListen)
 		}

@@ -12,25 +12,17 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/backoff"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/server/web"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// Limits of one client.
 const (
-	headerTimeout  = 5 * time.Second
-	readTimeout    = 10 * time.Second
-	writeTimeout   = 30 * time.Second
-	idleTimeout    = 60 * time.Second
-	maxHeader      = 16 << 10 // bytes
-	maxScrapes     = 4        // at once
-	closeTimeout   = 2 * time.Second
 	socketFileMode = 0o600
 	// reopenFirst and reopenLatest bound the waits before listening again at an address. They double.
 	reopenFirst  = time.Second
@@ -38,9 +30,6 @@ const (
 )
 
 var errAnotherDaemon = errors.New("another multi-enid listens there; stop that one, or give this one an --inventory in a folder of its own")
-
-// Off is a value of listen. Like "", it stands for no address.
-const Off = "off"
 
 // Run serves /metrics, /healthz and /readyz on the TCP address listen, and the status on the unix socket, until ctx ends. An address that
 // cannot be opened is a problem of the Services, and is tried again. Run fails only if another daemon listens at the socket.
@@ -57,7 +46,7 @@ func (s *Server) Run(ctx context.Context, listen, socket string) error {
 		},
 		open: func() (listener, error) { return s.openStatus(ctx, socket) },
 	}}
-	if listen != "" && listen != Off {
+	if listen != "" && listen != web.Off {
 		open := func() (listener, error) { return openTCP(ctx, listen) }
 		public, err := open()
 		endpoints = append(endpoints, endpoint{
@@ -115,28 +104,12 @@ func (s *Server) keep(ctx context.Context, e endpoint) {
 // serve answers until ctx ends, and then returns nil. An earlier end is an error.
 func (s *Server) serve(ctx context.Context, e endpoint, l listener) error {
 	defer l.done()
-	server := newServer(ctx, e.handler)
 	s.Log.WithFields(logrus.Fields{"endpoint": e.name, "address": e.address}).Info("the daemon can be asked")
-	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(l) }()
-	select {
-	case err := <-ended:
-		server.Close() //nolint:errcheck,gosec // it is opened anew
-		return err
-	case <-ctx.Done():
-	}
-	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
-	defer cancel()
-	if server.Shutdown(ending) != nil {
-		server.Close() //nolint:errcheck,gosec // the process ends
-	}
-	<-ended //nolint:errcheck // http.ErrServerClosed
-	return nil
+	return web.Serve(ctx, l, e.handler)
 }
 
 func openTCP(ctx context.Context, listen string) (listener, error) {
-	var config net.ListenConfig
-	l, err := config.Listen(ctx, "tcp", listen)
+	l, err := web.Listen(ctx, listen)
 	return listener{l, func() {}}, err
 }
 
@@ -163,32 +136,8 @@ func (s *Server) openStatus(ctx context.Context, socket string) (listener, error
 	return listener{l, done}, nil
 }
 
-func newServer(ctx context.Context, h http.Handler) *http.Server {
-	return &http.Server{
-		Handler: h, ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
-		MaxHeaderBytes: maxHeader, BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
-	}
-}
-
 // public answers everybody who can reach the address. It tells no names.
-func (s *Server) public() http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		since, ok := s.alive()
-		answer(w, ok, fmt.Sprintf("no look at the node has ended since %s", since.UTC().Format(time.RFC3339)))
-	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.isReady(), "the NodeENIs are not known yet") })
-	return mux
-}
-
-func answer(w http.ResponseWriter, ok bool, fault string) {
-	if ok {
-		fmt.Fprintln(w, "ok")
-		return
-	}
-	http.Error(w, fault, http.StatusServiceUnavailable)
-}
+func (s *Server) public() http.Handler { return web.Public(s.registry, s.hangs, s.unready) }
 
 // local answers root on this node.
 func (s *Server) local() http.Handler {

@@ -19,6 +19,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/server/web"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/leases"
@@ -69,7 +70,7 @@ func TestAsk(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), strings.Repeat("deep/", 30))
 	socket := filepath.Join(dir, status.SocketName)
 	s := newServerAt(t, &clock{noon})
-	stop := serve(t, s, Off, socket)
+	stop := serve(t, s, web.Off, socket)
 	if _, err := status.Ask(t.Context(), socket); err == nil || !strings.Contains(err.Error(), "not looked at yet") {
 		t.Errorf("before the first View: %v", err)
 	}
@@ -183,7 +184,7 @@ func TestRunning(t *testing.T) {
 	s.Observe(view.View{Inventory: nodestate.Inventory{NodeName: "node-a"}})
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx, Off, socket) }()
+	go func() { ended <- s.Run(ctx, web.Off, socket) }()
 	deadline := time.Now().Add(10 * time.Second)
 	for running := false; !running && time.Now().Before(deadline); {
 		running, _ = status.Running(ctx, socket)

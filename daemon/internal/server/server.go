@@ -80,18 +80,25 @@ func (s *Server) last() *view.View {
 	return s.view
 }
 
-// alive returns the end of the last Sync, and whether that is recent enough.
-func (s *Server) alive() (since time.Time, ok bool) {
+// hangs says why the daemon should be restarted; "" while the last Sync has ended recently enough.
+func (s *Server) hangs() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.seen, s.Now().Sub(s.seen) <= aliveWithin
+	if s.Now().Sub(s.seen) <= aliveWithin {
+		return ""
+	}
+	return "no look at the node has ended since " + s.seen.UTC().Format(time.RFC3339)
 }
 
-// isReady says whether a Sync has known the NodeENIs. It stays true if the API server is lost later: the pods of the node keep working.
-func (s *Server) isReady() bool {
+// unready says why the daemon is not ready; "" once a Sync has known the NodeENIs. It stays ready if the API server is lost later: the pods of the
+// node keep working.
+func (s *Server) unready() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.ready
+	if s.ready {
+		return ""
+	}
+	return "the NodeENIs are not known yet"
 }
 
 // status returns the last View as a Status, or false before the first.

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"errors"
 	"flag"
 	"math"
@@ -17,14 +16,13 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
-	"github.com/prometheus/common/expfmt"
 	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/scrape"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -81,25 +79,14 @@ func busy() view.View {
 	}
 }
 
-// scrape returns the metrics with our prefix.
-func scrape(t *testing.T, s *Server) string {
+func metricsOf(t *testing.T, s *Server) string {
 	t.Helper()
-	families, err := s.registry.Gather()
-	must(t, err)
-	var b bytes.Buffer
-	for _, f := range families {
-		if strings.HasPrefix(f.GetName(), namespace) {
-			if _, err := expfmt.MetricFamilyToText(&b, f); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	return regexp.MustCompile(`goversion="[^"]+"`).ReplaceAllString(b.String(), `goversion="GO"`)
+	return scrape.Text(t, s.registry, namespace)
 }
 
 func TestMetrics(t *testing.T) {
 	s := newServerAt(t, &clock{noon})
-	golden(t, "before.txt", scrape(t, s))
+	golden(t, "before.txt", metricsOf(t, s))
 	s.Observe(busy())
 	hold := nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}
 	l, err := s.Leases.Lock(t.Context(), "boot-1", "eni-00000001")
@@ -112,13 +99,13 @@ func TestMetrics(t *testing.T) {
 	l.Retiring = []netip.Prefix{netip.MustParsePrefix("10.0.1.18/32")}
 	must(t, l.Save())
 	l.Close()
-	golden(t, "busy.txt", scrape(t, s))
+	golden(t, "busy.txt", metricsOf(t, s))
 
 	after := busy()
 	after.Did = view.Did{Took: time.Millisecond}
 	after.Inventory.Problems = nil
 	s.Observe(after)
-	got := scrape(t, s)
+	got := metricsOf(t, s)
 	if strings.Contains(got, "multi_eni_problems{") {
 		t.Errorf("problems that are over are still exported:\n%s", got)
 	}
@@ -127,22 +114,14 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("metrics lack %q:\n%s", want, got)
 		}
 	}
-	families, err := s.registry.Gather()
-	must(t, err)
-	faults, err := promlint.NewWithMetricFamilies(families).Lint()
-	must(t, err)
-	for _, f := range faults {
-		if strings.HasPrefix(f.Metric, namespace) {
-			t.Errorf("%s: %s", f.Metric, f.Text)
-		}
-	}
+	scrape.Lint(t, s.registry, namespace)
 }
 
 // TestMetricsNameNobody: no label grows with the cluster.
 func TestMetricsNameNobody(t *testing.T) {
 	s := newServerAt(t, &clock{noon})
 	s.Observe(busy())
-	text := scrape(t, s)
+	text := metricsOf(t, s)
 	for _, name := range []string{"eni-00000001", "router-0", "sriov-x", "0000:00:06.0", "node-a", "abc"} {
 		if strings.Contains(text, name) {
 			t.Errorf("metrics name %s", name)
@@ -154,7 +133,7 @@ func TestMetricsWithoutCluster(t *testing.T) {
 	log := logrus.New()
 	s := New(Options{Version: "v1", Now: (&clock{noon}).Now, Log: log})
 	s.Observe(busy())
-	if text := scrape(t, s); strings.Contains(text, "multi_eni_api_") || strings.Contains(text, "multi_eni_events_") {
+	if text := metricsOf(t, s); strings.Contains(text, "multi_eni_api_") || strings.Contains(text, "multi_eni_events_") {
 		t.Errorf("metrics of a cluster where there is none:\n%s", text)
 	}
 }

@@ -3,33 +3,19 @@ package control
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/sirupsen/logrus"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/server/web"
 )
 
 // DefaultListen is local: metrics tell how many ENIs a cluster has.
 const DefaultListen = "127.0.0.1:9617"
-
-// Off is a value of listen. Like "", it stands for no address.
-const Off = "off"
-
-// Limits of one client, and of the end.
-const (
-	headerTimeout = 5 * time.Second
-	readTimeout   = 10 * time.Second
-	writeTimeout  = 30 * time.Second
-	idleTimeout   = 60 * time.Second
-	closeTimeout  = 2 * time.Second
-	maxHeader     = 16 << 10 // bytes
-	maxScrapes    = 4        // at once
-)
 
 // aliveWithin bounds the age of the leader's last turn. Its loop looks for another controller every 10 s.
 const aliveWithin = 5 * time.Minute
@@ -91,12 +77,11 @@ func New(o Options) *Server {
 
 // Run serves /metrics, /healthz and /readyz on the TCP address listen until ctx ends, and then returns nil.
 func (s *Server) Run(ctx context.Context, listen string) error {
-	if listen == "" || listen == Off {
+	if listen == "" || listen == web.Off {
 		<-ctx.Done()
 		return nil
 	}
-	var config net.ListenConfig
-	l, err := config.Listen(ctx, "tcp", listen)
+	l, err := web.Listen(ctx, listen)
 	if err != nil {
 		return fmt.Errorf("serve metrics and probes at --listen %s: %w; end the program that has the address, or give another, or off", listen, err)
 	}
@@ -104,42 +89,22 @@ func (s *Server) Run(ctx context.Context, listen string) error {
 }
 
 func (s *Server) serve(ctx context.Context, l net.Listener) error {
-	server := &http.Server{
-		Handler: s.handler(), ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
-		MaxHeaderBytes: maxHeader, BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
-	}
 	s.Log.WithField("address", l.Addr().String()).Info("metrics and probes are served")
-	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(l) }()
-	select {
-	case err := <-ended:
+	if err := web.Serve(ctx, l, s.handler()); err != nil {
 		return fmt.Errorf("serve metrics and probes: %w", err)
-	case <-ctx.Done():
-	}
-	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
-	defer cancel()
-	if server.Shutdown(ending) != nil {
-		server.Close() //nolint:errcheck,gosec // the process ends
-	}
-	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
-		return err
 	}
 	return nil
 }
 
 // handler answers everybody who can reach the address. It tells no names.
-func (s *Server) handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.fault()) })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if !s.State().Synced {
-			answer(w, "NodeENIs, Nodes and ENINodeStates are not known yet")
-			return
-		}
-		answer(w, "")
-	})
-	return mux
+func (s *Server) handler() http.Handler { return web.Public(s.registry, s.fault, s.unready) }
+
+// unready says why the controller is not ready; "" if it is. A standby is ready.
+func (s *Server) unready() string {
+	if !s.State().Synced {
+		return "NodeENIs, Nodes and ENINodeStates are not known yet"
+	}
+	return ""
 }
 
 // fault says why the process should be restarted; "" for no reason. A standby is alive while it answers.
@@ -149,12 +114,4 @@ func (s *Server) fault() string {
 		return ""
 	}
 	return "no turn of the loop has ended since " + now.Turned.UTC().Format(time.RFC3339)
-}
-
-func answer(w http.ResponseWriter, fault string) {
-	if fault != "" {
-		http.Error(w, fault, http.StatusServiceUnavailable)
-		return
-	}
-	fmt.Fprintln(w, "ok")
 }

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"bytes"
 	"context"
 	"flag"
 	"io"
@@ -16,9 +15,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
-	"github.com/prometheus/common/expfmt"
 	"github.com/sirupsen/logrus"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/server/web"
+	"github.com/multi-eni/multi-eni-cni/test/scrape"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -49,45 +49,27 @@ func busy() State {
 	}
 }
 
-func scrape(t *testing.T, s *Server) string {
+func metricsOf(t *testing.T, s *Server) string {
 	t.Helper()
-	families, err := s.registry.Gather()
-	must(t, err)
-	var b bytes.Buffer
-	for _, f := range families {
-		if strings.HasPrefix(f.GetName(), namespace) {
-			if _, err := expfmt.MetricFamilyToText(&b, f); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	return regexp.MustCompile(`goversion="[^"]+"`).ReplaceAllString(b.String(), `goversion="GO"`)
+	return scrape.Text(t, s.registry, namespace)
 }
 
 // TestMetrics: a standby shows that it is none, a leader everything; names follow Prometheus' rules.
 func TestMetrics(t *testing.T) {
 	w := &world{now: noon, state: State{Synced: true}}
 	s := w.server(t)
-	golden(t, "standby.txt", scrape(t, s))
+	golden(t, "standby.txt", metricsOf(t, s))
 	w.state = busy()
 	for _, code := range []string{"OK", "OK", "NoAnswer", "InsufficientFreeAddressesInSubnet", "InvalidAttachmentID.NotFound", "<html>", "", "50x"} {
 		s.Called("CreateNetworkInterface", code)
 	}
-	golden(t, "leader.txt", scrape(t, s))
+	golden(t, "leader.txt", metricsOf(t, s))
 	w.state = State{Leader: true, OtherController: true}
-	if got := scrape(t, s); !strings.Contains(got, `multi_eni_controller_blocked{reason="OtherController"} 1`) {
+	if got := metricsOf(t, s); !strings.Contains(got, `multi_eni_controller_blocked{reason="OtherController"} 1`) {
 		t.Errorf("beside the public controller:\n%s", got)
 	}
 	w.state = busy()
-	families, err := s.registry.Gather()
-	must(t, err)
-	faults, err := promlint.NewWithMetricFamilies(families).Lint()
-	must(t, err)
-	for _, f := range faults {
-		if strings.HasPrefix(f.Metric, namespace) {
-			t.Errorf("%s: %s", f.Metric, f.Text)
-		}
-	}
+	scrape.Lint(t, s.registry, namespace)
 }
 
 // TestProbes: a leader whose loop hangs is restarted, a standby is not, and whoever knows the objects is ready.
@@ -144,7 +126,7 @@ func TestRun(t *testing.T) {
 	}
 	cancel()
 	must(t, <-ended)
-	for _, none := range []string{"", Off} {
+	for _, none := range []string{"", web.Off} {
 		must(t, s.Run(ctx, none))
 	}
 }
