@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 )
@@ -41,13 +44,23 @@ func NewRetry() wait.Backoff {
 	return wait.Backoff{Duration: firstRetry, Cap: lastRetry, Steps: retrySteps, Factor: 2, Jitter: 0.5}
 }
 
-// FromNow makes a watch that stands in for a list a quorum read, and says whether it is one.
-func FromNow(opts *metav1.ListOptions) bool {
-	if opts.SendInitialEvents == nil || !*opts.SendInitialEvents {
-		return false
+// Watch opens a watch, and reports how that went. A watch that stands in for a list becomes a quorum read. The caller gives the answer to
+// Patience's Bound or Events.
+func Watch[A any](ctx context.Context, opts metav1.ListOptions, report func(error), open func(context.Context, metav1.ListOptions) (A, error)) (A, *Patience,
+	error) {
+	opts.Watch = true
+	initial := opts.SendInitialEvents != nil && *opts.SendInitialEvents
+	if initial {
+		opts.ResourceVersion = ""
 	}
-	opts.ResourceVersion = ""
-	return true
+	patient, p := newPatience(ctx, opts)
+	p.initial = initial
+	answer, err := open(patient, opts)
+	if err != nil {
+		err = p.failed(err)
+	}
+	report(WatchError(err, initial))
+	return answer, p, err
 }
 
 // WatchError returns the API server's fault that ended a watch. A refusal of initial events is none (ErrNoNews): the reflector then lists,
@@ -59,16 +72,31 @@ func WatchError(err error, initial bool) error {
 	return err
 }
 
+// ListAgain lists, once more if the server has forgotten the later pages, and reports an error.
+func ListAgain[L runtime.Object](ctx context.Context, report func(error), pages func(context.Context) (L, error)) (runtime.Object, error) {
+	list, err := pages(ctx)
+	if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
+		list, err = pages(ctx)
+	}
+	if err != nil {
+		report(err)
+		return nil, err
+	}
+	return list, nil
+}
+
 // Patience ends a request without answer for answerTimeout, and any request watchGrace after its watch's requested time:
 // a server that died without closing the connection ends nothing.
 type Patience struct {
 	timer *time.Timer
 	cause func() error
 	end   func()
+	// initial: the events that stand in for a list have not ended yet.
+	initial bool
 }
 
-// NewPatience returns the context to ask with.
-func NewPatience(ctx context.Context, opts metav1.ListOptions) (context.Context, *Patience) {
+// newPatience returns the context to ask with.
+func newPatience(ctx context.Context, opts metav1.ListOptions) (context.Context, *Patience) {
 	lasts := watchGrace
 	if opts.TimeoutSeconds != nil {
 		lasts += time.Duration(*opts.TimeoutSeconds) * time.Second
@@ -82,30 +110,27 @@ func NewPatience(ctx context.Context, opts metav1.ListOptions) (context.Context,
 	}
 }
 
-// Answered stops the wait for an answer; Await begins it anew.
-func (p *Patience) Answered() { p.timer.Stop() }
+// answered stops the wait for an answer.
+func (p *Patience) answered() { p.timer.Stop() }
 
-// Await waits for the next answer.
-func (p *Patience) Await() { p.timer.Reset(answerTimeout) }
-
-// Failed ends the request and adds to its error that there was no answer.
-func (p *Patience) Failed(err error) error {
+// failed ends the request and adds to its error that there was no answer.
+func (p *Patience) failed(err error) error {
 	if errors.Is(p.cause(), ErrNoAnswer) {
 		err = fmt.Errorf("%w: %w", ErrNoAnswer, err)
 	}
-	p.Stop()
+	p.stop()
 	return err
 }
 
-// Stop ends the request.
-func (p *Patience) Stop() {
+// stop ends the request.
+func (p *Patience) stop() {
 	p.timer.Stop()
 	p.end()
 }
 
 // Bound returns an answered request's watch. Its Stop also ends the request.
 func (p *Patience) Bound(w watch.Interface) watch.Interface {
-	p.Answered()
+	p.answered()
 	return &boundedWatch{Interface: w, patience: p}
 }
 
@@ -115,6 +140,42 @@ type boundedWatch struct {
 }
 
 func (w *boundedWatch) Stop() {
-	w.patience.Stop()
+	w.patience.stop()
 	w.Interface.Stop()
+}
+
+// Events returns an answered request's watch, whose events decode reads from body. The watch compares io.EOF and io.ErrUnexpectedEOF, so decode
+// must leave them as they are.
+func (p *Patience) Events(body io.Closer, decode func() (watch.EventType, runtime.Object, error)) watch.Interface {
+	if !p.initial {
+		p.answered()
+	}
+	return watch.NewStreamWatcher(&events{body, p, decode}, apierrors.NewClientErrorReporter(http.StatusInternalServerError, http.MethodGet, "ClientWatchDecoding"))
+}
+
+// events implements watch.Decoder.
+type events struct {
+	body     io.Closer
+	patience *Patience
+	decode   func() (watch.EventType, runtime.Object, error)
+}
+
+// Close may be called while Decode waits.
+func (e *events) Close() {
+	e.patience.stop()
+	e.body.Close() //nolint:errcheck,gosec // nothing was written
+}
+
+// Decode reads one event. The next of those that stand in for a list must come within answerTimeout.
+func (e *events) Decode() (watch.EventType, runtime.Object, error) {
+	kind, o, err := e.decode()
+	if err != nil || !e.patience.initial {
+		return kind, o, err
+	}
+	e.patience.timer.Reset(answerTimeout)
+	if i, ok := o.(metav1.Object); ok && kind == watch.Bookmark && i.GetAnnotations()[metav1.InitialEventsAnnotationKey] == "true" {
+		e.patience.initial = false
+		e.patience.answered()
+	}
+	return kind, o, nil
 }

@@ -23,15 +23,15 @@ func TestPatienceEnds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
-				ctx, p := NewPatience(t.Context(), metav1.ListOptions{TimeoutSeconds: &lasts})
+				ctx, p := newPatience(t.Context(), metav1.ListOptions{TimeoutSeconds: &lasts})
 				if tc.answered {
-					p.Answered()
+					p.answered()
 				}
 				<-ctx.Done()
 				if got := time.Since(start); got != tc.want || !errors.Is(context.Cause(ctx), tc.cause) {
 					t.Errorf("ended after %v by %v, want %v by %v", got, context.Cause(ctx), tc.want, tc.cause)
 				}
-				if err := p.Failed(context.Canceled); errors.Is(err, ErrNoAnswer) == tc.answered {
+				if err := p.failed(context.Canceled); errors.Is(err, ErrNoAnswer) == tc.answered {
 					t.Errorf("the request's error is %v", err)
 				}
 			})

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -80,17 +78,9 @@ func (l listWatch[T]) item(raw []byte) (*item[T], error) {
 	return &item[T]{ObjectMeta: metav1.ObjectMeta{Name: o.Name, ResourceVersion: o.Version}, object: o}, nil
 }
 
-// list is always a quorum read. If the server has forgotten the later pages, list begins again.
+// list is always a quorum read.
 func (l listWatch[T]) list(ctx context.Context, _ metav1.ListOptions) (runtime.Object, error) {
-	list, err := l.pages(ctx)
-	if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
-		list, err = l.pages(ctx)
-	}
-	if err != nil {
-		l.report(err)
-		return nil, err
-	}
-	return list, nil
+	return client.ListAgain(ctx, l.report, l.pages)
 }
 
 func (l listWatch[T]) pages(ctx context.Context) (*itemList, error) {
@@ -141,72 +131,37 @@ func (l listWatch[T]) page(ctx context.Context, opts metav1.ListOptions) (*itemL
 	return out, nil
 }
 
-// watch opens a watch. A watch that stands in for a list begins with the present objects, by a quorum read.
 func (l listWatch[T]) watch(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
-	opts.Watch = true
-	initial := client.FromNow(&opts)
-	patient, p := client.NewPatience(ctx, opts)
-	body, err := l.request(opts).Stream(patient)
+	body, p, err := client.Watch(ctx, opts, l.report, func(ctx context.Context, opts metav1.ListOptions) (io.ReadCloser, error) {
+		return l.request(opts).Stream(ctx)
+	})
 	if err != nil {
-		err = p.Failed(err)
-	}
-	if l.report(client.WatchError(err, initial)); err != nil {
 		return nil, err
 	}
-	if !initial {
-		p.Answered()
-	}
-	return watch.NewStreamWatcher(
-		&events[T]{of: l, body: body, patience: p, decoder: json.NewDecoder(body), initial: initial},
-		apierrors.NewClientErrorReporter(http.StatusInternalServerError, http.MethodGet, "ClientWatchDecoding"),
-	), nil
-}
-
-// events decodes a watch. It implements watch.Decoder.
-type events[T any] struct {
-	of       listWatch[T]
-	body     io.Closer
-	patience *client.Patience
-	decoder  *json.Decoder
-	// initial: the events that stand in for a list have not ended yet.
-	initial bool
-}
-
-// Close may be called while Decode waits.
-func (e *events[T]) Close() {
-	e.patience.Stop()
-	e.body.Close() //nolint:errcheck,gosec // nothing was written
-}
-
-// Decode reads one event. The stream watcher compares io.EOF and io.ErrUnexpectedEOF, so they stay as they are.
-func (e *events[T]) Decode() (watch.EventType, runtime.Object, error) {
-	var event struct {
-		Type   watch.EventType `json:"type"`
-		Object json.RawMessage `json:"object"`
-	}
-	if err := e.decoder.Decode(&event); err != nil {
-		return "", nil, err
-	}
-	o, err := e.object(event.Type, event.Object)
-	if err != nil {
-		err = fmt.Errorf("read event of %s: %w", e.of.resource, err)
-		e.of.report(err)
-		return "", nil, err
-	}
-	if e.initial {
-		e.patience.Await()
-		if i, ok := o.(*item[T]); ok && i.Annotations[metav1.InitialEventsAnnotationKey] == "true" {
-			e.initial = false
-			e.patience.Answered()
+	events := json.NewDecoder(body)
+	return p.Events(body, func() (watch.EventType, runtime.Object, error) {
+		var event struct {
+			Type   watch.EventType `json:"type"`
+			Object json.RawMessage `json:"object"`
 		}
-	}
-	return event.Type, o, nil
+		if err := events.Decode(&event); err != nil {
+			return "", nil, err
+		}
+		o, err := l.object(event.Type, event.Object)
+		if err != nil {
+			err = fmt.Errorf("read event of %s: %w", l.resource, err)
+			l.report(err)
+			return "", nil, err
+		}
+		return event.Type, o, nil
+	}), nil
 }
 
-func (e *events[T]) object(kind watch.EventType, raw []byte) (runtime.Object, error) {
+// object reads the object of an event.
+func (l listWatch[T]) object(kind watch.EventType, raw []byte) (runtime.Object, error) {
 	switch kind {
 	case watch.Added, watch.Modified, watch.Deleted:
-		return e.of.item(raw)
+		return l.item(raw)
 	case watch.Bookmark:
 		meta, err := readMeta(raw)
 		if err != nil {

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -55,17 +53,8 @@ func (l *itemList) DeepCopyObject() runtime.Object {
 }
 
 // list reads all NodeENIs. It is always a quorum read: a cached version may be older than the one known before a restart of the daemon.
-// If the server has forgotten the later pages, list begins again.
 func (n nodeENIs) list(ctx context.Context, _ metav1.ListOptions) (runtime.Object, error) {
-	list, err := n.pages(ctx)
-	if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
-		list, err = n.pages(ctx)
-	}
-	if err != nil {
-		n.report(err)
-		return nil, err
-	}
-	return list, nil
+	return client.ListAgain(ctx, n.report, n.pages)
 }
 
 func (n nodeENIs) pages(ctx context.Context) (*itemList, error) {
@@ -87,7 +76,7 @@ func (n nodeENIs) pages(ctx context.Context) (*itemList, error) {
 func (n nodeENIs) page(ctx context.Context, opts metav1.ListOptions) (*itemList, int, error) {
 	ctx, cancel := context.WithTimeout(ctx, client.ListTimeout)
 	defer cancel()
-	stream, err := n.request(opts).Stream(ctx)
+	stream, err := n.stream(ctx, opts)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -159,65 +148,28 @@ func (t trimmer) list(a *reader) (*itemList, error) {
 	return &out, nil
 }
 
-// watch opens a watch. A watch that stands in for a list begins with the present objects, by a quorum read.
 func (n nodeENIs) watch(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
-	opts.Watch = true
-	initial := client.FromNow(&opts)
-	patient, p := client.NewPatience(ctx, opts)
-	body, err := n.request(opts).Stream(patient)
+	body, p, err := client.Watch(ctx, opts, n.report, n.stream)
 	if err != nil {
-		err = p.Failed(err)
-	}
-	if n.report(client.WatchError(err, initial)); err != nil {
 		return nil, err
 	}
-	if !initial {
-		p.Answered()
-	}
-	return watch.NewStreamWatcher(
-		&events{body: body, patience: p, reader: newReader(body, maxEventBytes), trim: n.trim, initial: initial, report: n.report},
-		apierrors.NewClientErrorReporter(http.StatusInternalServerError, http.MethodGet, "ClientWatchDecoding"),
-	), nil
+	events := newReader(body, maxEventBytes)
+	return p.Events(body, func() (watch.EventType, runtime.Object, error) {
+		events.more()
+		kind, o, err := n.trim.event(events)
+		return kind, o, n.failed(err)
+	}), nil
 }
 
-// events decodes a watch of NodeENIs. It implements watch.Decoder.
-type events struct {
-	body     io.Closer
-	patience *client.Patience
-	reader   *reader
-	trim     trimmer
-	// initial: the events that stand in for a list have not ended yet.
-	initial bool
-	report  func(error)
+func (n nodeENIs) stream(ctx context.Context, opts metav1.ListOptions) (io.ReadCloser, error) {
+	return n.request(opts).Stream(ctx)
 }
 
-// Close may be called while Decode waits.
-func (e *events) Close() {
-	e.patience.Stop()
-	e.body.Close() //nolint:errcheck,gosec // nothing was written
-}
-
-func (e *events) Decode() (watch.EventType, runtime.Object, error) {
-	e.reader.more()
-	kind, o, err := e.trim.event(e.reader)
-	if err != nil {
-		return "", nil, e.failed(err)
-	}
-	if e.initial {
-		e.patience.Await()
-		if i, ok := o.(*item); ok && kind == watch.Bookmark && i.Annotations[metav1.InitialEventsAnnotationKey] == "true" {
-			e.initial = false
-			e.patience.Answered()
-		}
-	}
-	return kind, o, nil
-}
-
-// failed reports a malformed event. The stream watcher compares io.EOF and io.ErrUnexpectedEOF, so they stay as they are.
-func (e *events) failed(err error) error {
+// failed reports a malformed event.
+func (n nodeENIs) failed(err error) error {
 	if errors.Is(err, errMalformed) {
 		err = fmt.Errorf("read event of NodeENIs: %w", err)
-		e.report(err)
+		n.report(err)
 	}
 	return err
 }

@@ -48,14 +48,10 @@ func (n ownNode) list(ctx context.Context, _ metav1.ListOptions) (runtime.Object
 }
 
 func (n ownNode) watch(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
-	opts.Watch = true
-	initial := client.FromNow(&opts)
-	patient, p := client.NewPatience(ctx, opts)
-	w, err := n.request(opts).Watch(patient)
+	w, p, err := client.Watch(ctx, opts, n.report, func(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
+		return n.request(opts).Watch(ctx)
+	})
 	if err != nil {
-		err = p.Failed(err)
-	}
-	if n.report(client.WatchError(err, initial)); err != nil {
 		return nil, err
 	}
 	return p.Bound(w), nil

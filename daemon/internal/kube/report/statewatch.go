@@ -52,16 +52,11 @@ func (o stateWatch) list(ctx context.Context, _ metav1.ListOptions) (runtime.Obj
 }
 
 func (o stateWatch) watch(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
-	initial := client.FromNow(&opts)
 	opts.FieldSelector = o.selector()
-	patient, p := client.NewPatience(ctx, opts)
-	w, err := o.objects().Watch(patient, opts)
+	w, p, err := client.Watch(ctx, opts, o.report, o.objects().Watch)
 	if err != nil {
-		err = p.Failed(err)
-		o.report(client.WatchError(err, initial))
 		return nil, err
 	}
-	o.report(nil)
 	return p.Bound(w), nil
 }
 
