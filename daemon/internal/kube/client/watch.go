@@ -150,7 +150,8 @@ func (p *Patience) Events(body io.Closer, decode func() (watch.EventType, runtim
 	if !p.initial {
 		p.answered()
 	}
-	return watch.NewStreamWatcher(&events{body, p, decode}, apierrors.NewClientErrorReporter(http.StatusInternalServerError, http.MethodGet, "ClientWatchDecoding"))
+	return watch.NewStreamWatcher(&events{body, p, decode},
+		apierrors.NewClientErrorReporter(http.StatusInternalServerError, http.MethodGet, "ClientWatchDecoding"))
 }
 
 // events implements watch.Decoder.

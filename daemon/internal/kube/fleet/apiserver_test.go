@@ -48,7 +48,7 @@ type apiServer struct {
 	version int
 	// objects are by path and name; history has their changes.
 	objects map[string]map[string]object
-	history []change
+	history []fakekube.Change
 	// compacted is the newest version from which no watch can begin; cut ends every earlier watch.
 	compacted, cut int
 	// refuse may answer a request; false if it did not.
@@ -57,12 +57,6 @@ type apiServer struct {
 	events []string
 	// calls are the requests that change something.
 	calls []string
-}
-
-type change struct {
-	version    int
-	path, kind string
-	encoded    []byte
 }
 
 func newAPIServer(t *testing.T, streams bool) *apiServer {
@@ -147,7 +141,7 @@ func (s *apiServer) record(kind, path string, o object) {
 	if err != nil {
 		s.t.Error(err)
 	}
-	s.history = append(s.history, change{s.version, path, kind, encoded})
+	s.history = append(s.history, fakekube.Change{Version: s.version, Path: path, Kind: kind, Object: string(encoded)})
 }
 
 func (s *apiServer) remove(path, name string) {
@@ -339,52 +333,20 @@ func (s *apiServer) watch(w http.ResponseWriter, r *http.Request) {
 			pending = append(pending, fakekube.Event("ADDED", string(encoded)))
 		}
 		seen = s.version
-		pending = append(pending, s.bookmark(r.URL.Path, `,"annotations":{"k8s.io/initial-events-end":"true"}`))
+		pending = append(pending, s.bookmark(r.URL.Path, true))
 	case seen < s.compacted:
-		pending = append(pending, fakekube.Event("ERROR", `{"apiVersion":"v1","kind":"Status","status":"Failure","code":410,"reason":"Expired"}`))
+		pending = append(pending, fakekube.Expired)
 	default:
-		pending = append(pending, s.bookmark(r.URL.Path, ""))
+		pending = append(pending, s.bookmark(r.URL.Path, false))
 	}
 	s.mu.Unlock()
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(http.StatusOK)
-	s.stream(w, r, seen, began, pending)
-}
-
-func (s *apiServer) bookmark(path, annotations string) string {
-	return fakekube.Event("BOOKMARK", fmt.Sprintf(`{"apiVersion":%q,"kind":%q,"metadata":{"resourceVersion":"%d"%s}}`, kinds[path][0], kinds[path][1], s.version,
-		annotations))
-}
-
-func (s *apiServer) stream(w http.ResponseWriter, r *http.Request, seen, began int, pending []string) {
-	flush := w.(http.Flusher).Flush //nolint:errcheck,forcetypeassert // httptest's can
-	for {
-		for _, e := range pending {
-			fmt.Fprintln(w, e)
-		}
-		flush()
-		pending = nil
+	fakekube.Watch(w, r, pending, seen, func() ([]fakekube.Change, int, <-chan struct{}, bool) {
 		s.mu.Lock()
-		for _, c := range s.history {
-			if c.version > seen && c.path == r.URL.Path {
-				pending = append(pending, fakekube.Event(c.kind, string(c.encoded)))
-			}
-		}
-		seen = s.version
-		news, cut := s.news, s.cut != began
-		s.mu.Unlock()
-		if cut {
-			fmt.Fprint(w, `{"type":"DELETED","object":{"metadata":{"name":"`)
-			flush()
-			panic(http.ErrAbortHandler)
-		}
-		if pending != nil {
-			continue
-		}
-		select {
-		case <-news:
-		case <-r.Context().Done():
-			return
-		}
-	}
+		defer s.mu.Unlock()
+		return s.history, s.version, s.news, s.cut != began
+	})
+}
+
+func (s *apiServer) bookmark(path string, initial bool) string {
+	return fakekube.Bookmark(kinds[path][0], kinds[path][1], s.version, initial)
 }

@@ -38,7 +38,7 @@ type apiServer struct {
 	version int
 	// objects are by path and name; history has their changes.
 	objects map[string]map[string]string
-	history []change
+	history []fakekube.Change
 	// compacted is the newest version from which no watch can begin.
 	compacted int
 	// cut ends every earlier watch, in the middle of an event.
@@ -47,11 +47,6 @@ type apiServer struct {
 	refuse func(w http.ResponseWriter, r *http.Request) bool
 	// lists counts the lists of all forms, asked all requests.
 	lists, asked int
-}
-
-type change struct {
-	version            int
-	path, kind, object string
 }
 
 func newAPIServer(t *testing.T, streams bool) *apiServer {
@@ -83,14 +78,14 @@ func (s *apiServer) put(path, name, object string) {
 		s.version++
 		full := fmt.Sprintf(object, fmt.Sprintf(`"name":%q,"resourceVersion":"%d"`, name, s.version))
 		s.objects[path][name] = full
-		s.history = append(s.history, change{s.version, path, kind, full})
+		s.history = append(s.history, fakekube.Change{Version: s.version, Path: path, Kind: kind, Object: full})
 	})
 }
 
 func (s *apiServer) remove(path, name string) {
 	s.do(func() {
 		s.version++
-		s.history = append(s.history, change{s.version, path, "DELETED", s.objects[path][name]})
+		s.history = append(s.history, fakekube.Change{Version: s.version, Path: path, Kind: "DELETED", Object: s.objects[path][name]})
 		delete(s.objects[path], name)
 	})
 }
@@ -214,60 +209,27 @@ func (s *apiServer) watch(w http.ResponseWriter, r *http.Request, q url.Values) 
 			pending = append(pending, fakekube.Event("ADDED", s.objects[r.URL.Path][n]))
 		}
 		seen = s.version
-		pending = append(pending, s.bookmark(r.URL.Path, `,"annotations":{"k8s.io/initial-events-end":"true"}`))
+		pending = append(pending, s.bookmark(r.URL.Path, true))
 	case seen < s.compacted:
-		pending = append(pending, fakekube.Event("ERROR", `{"apiVersion":"v1","kind":"Status","status":"Failure","code":410,"reason":"Expired"}`))
+		pending = append(pending, fakekube.Expired)
 	default:
-		pending = append(pending, s.bookmark(r.URL.Path, ""))
+		pending = append(pending, s.bookmark(r.URL.Path, false))
 	}
 	s.mu.Unlock()
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(http.StatusOK)
-	s.stream(w, r, seen, began, pending)
+	fakekube.Watch(w, r, pending, seen, func() ([]fakekube.Change, int, <-chan struct{}, bool) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.history, s.version, s.news, s.cut != began
+	})
 }
 
-func (s *apiServer) bookmark(path, annotations string) string {
-	kind := `"apiVersion":"networking.k8s.aws/v1alpha1","kind":"NodeENI"`
+func (s *apiServer) bookmark(path string, initial bool) string {
+	version, kind := "networking.k8s.aws/v1alpha1", "NodeENI"
 	switch path {
 	case pathNodes:
-		kind = `"apiVersion":"v1","kind":"Node"`
+		version, kind = "v1", "Node"
 	case pathStates:
-		kind = `"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState"`
+		kind = "ENINodeState"
 	}
-	return fakekube.Event("BOOKMARK", fmt.Sprintf(`{%s,"metadata":{"resourceVersion":"%d"%s}}`, kind, s.version, annotations))
-}
-
-func (s *apiServer) stream(w http.ResponseWriter, r *http.Request, seen, began int, pending []string) {
-	flush := w.(http.Flusher).Flush //nolint:errcheck,forcetypeassert // httptest's can
-	for {
-		for _, e := range pending {
-			for _, part := range []string{e[:len(e)/2], e[len(e)/2:] + "\n"} {
-				fmt.Fprint(w, part)
-				flush()
-			}
-		}
-		pending = nil
-		s.mu.Lock()
-		for _, c := range s.history {
-			if c.version > seen && c.path == r.URL.Path {
-				pending = append(pending, fakekube.Event(c.kind, c.object))
-			}
-		}
-		seen = s.version
-		news, cut := s.news, s.cut != began
-		s.mu.Unlock()
-		if cut {
-			fmt.Fprint(w, `{"type":"DELETED","object":{"metadata":{"name":"`)
-			flush()
-			panic(http.ErrAbortHandler)
-		}
-		if pending != nil {
-			continue
-		}
-		select {
-		case <-news:
-		case <-r.Context().Done():
-			return
-		}
-	}
+	return fakekube.Bookmark(version, kind, s.version, initial)
 }
