@@ -13,16 +13,16 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// Usage explains Look; %[1]s is the program's name.
-const Usage = `       %[1]s pod NAME address IFNAME  as: nsenter --net=/run/netns/NAME ip -brief address show IFNAME
+// usage explains look; %[1]s is the program's name.
+const usage = `       %[1]s pod NAME address IFNAME  as: nsenter --net=/run/netns/NAME ip -brief address show IFNAME
        %[1]s pod NAME ping ADDRESS    as: nsenter --net=/run/netns/NAME ping -c 1 ADDRESS
        %[1]s host link IFNAME         as: ip -brief link show IFNAME`
 
-// ErrUsage says that Look has no such command.
+// ErrUsage says that there is no such command.
 var ErrUsage = errors.New("no such command")
 
-// Look stands in for nsenter, ip and ping, which may be missing.
-func Look(ctx context.Context, out io.Writer, args []string) error {
+// look stands in for nsenter, ip and ping, which may be missing.
+func look(ctx context.Context, out io.Writer, args []string) error {
 	switch {
 	case len(args) == 4 && args[0] == "pod" && args[2] == "address":
 		return nstest.In("/run/netns/"+args[1], func() error { return addresses(out, args[3]) })

@@ -167,7 +167,7 @@ func (e *events) Close() {
 	e.body.Close() //nolint:errcheck,gosec // nothing was written
 }
 
-// Decode reads one event. The next of those that stand in for a list must come within answerTimeout.
+// Decode reads one event. An initial event must come within answerTimeout after the one before.
 func (e *events) Decode() (watch.EventType, runtime.Object, error) {
 	kind, o, err := e.decode()
 	if err != nil || !e.patience.initial {
