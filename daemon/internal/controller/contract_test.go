@@ -65,8 +65,7 @@ func TestForbiddenAboutGone(t *testing.T) {
 					}
 				})
 				w.addNode("node-1")
-				c := w.lead()
-				defer c.kill()
+				w.lead()
 				w.declare("blue", 1, a1)
 				w.wait(time.Minute, "attached", w.attached(1))
 				time.Sleep(2 * time.Minute)

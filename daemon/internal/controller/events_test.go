@@ -77,8 +77,7 @@ func TestEvents(t *testing.T) {
 			story(t, func(t *testing.T) {
 				w := newWorld(t, tt.config)
 				w.addNode("node-1")
-				c := w.lead()
-				defer c.kill()
+				w.lead()
 				time.Sleep(time.Second)
 				w.declare("blue", 1, a1)
 				tt.tell(w)
@@ -99,8 +98,7 @@ func TestStatusTruncated(t *testing.T) {
 		w := newWorld(t)
 		w.grow(slots.MaxStatus + 1)
 		w.declare("blue", 1, a1)
-		c := w.lead()
-		defer c.kill()
+		w.lead()
 		time.Sleep(5 * time.Minute)
 		w.must(map[string]int{"StatusTruncated": 1})
 		if n := len(w.nodeENI("blue").Is.Status.Attachments); n != slots.MaxStatus {
@@ -114,12 +112,7 @@ func TestStatusTruncated(t *testing.T) {
 
 func TestStaleStateIsDeleted(t *testing.T) {
 	story(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.addNode("node-1")
-		w.declare("blue", 1, a1)
-		c := w.lead()
-		defer c.kill()
-		w.wait(time.Minute, "attached", w.attached(1))
+		w, _ := oneENI(t)
 		old := w.states["node-1"].UID
 		// The Node is made again, and the garbage collector is slow.
 		w.api.mu.Lock()
@@ -144,12 +137,7 @@ func TestStaleStateIsDeleted(t *testing.T) {
 
 func TestUnreadableStays(t *testing.T) {
 	story(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.addNode("node-1")
-		w.declare("blue", 1, a1)
-		c := w.lead()
-		defer c.kill()
-		w.wait(time.Minute, "attached", w.attached(1))
+		w, _ := oneENI(t)
 		w.api.mu.Lock()
 		o := *w.api.enis["blue"]
 		o.Fault = "spec.deviceIndex: a string"

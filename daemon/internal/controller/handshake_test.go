@@ -51,11 +51,9 @@ func TestStaleLeader(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		first.kill()
 		stale := w.lead()
-		defer stale.kill()
 		stale.forget() // it learns nothing any more
 		w.select1("node-1", true)
-		other := w.lead()
-		defer other.kill()
+		w.lead()
 		d := w.daemons["node-1"]
 		w.wait(time.Minute, "a pod gets the device again", func() bool { return d.startPod("default/pod") != "" })
 		unsure.Store(false)
@@ -85,12 +83,7 @@ func (w *world) remake(node string, stays bool, edit func(*fleet.Node)) {
 // TestNodeMadeAnew: a Node that comes back under its name has no providerID at first. The daemon must not be told that there are no ENIs.
 func TestNodeMadeAnew(t *testing.T) {
 	story(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.addNode("node-1")
-		w.declare("blue", 1, a1)
-		c := w.lead()
-		defer c.kill()
-		w.wait(time.Minute, "attached", w.attached(1))
+		w, _ := oneENI(t)
 		before, provider := w.entryOf("node-1"), ""
 		look := w.onState
 		w.onState = func(node string) {
@@ -112,18 +105,13 @@ func TestReportOfAnEarlierNode(t *testing.T) {
 	for name, edit := range map[string]func(*fleet.Node){"made anew without its label": func(n *fleet.Node) { delete(n.Labels, "role") }, "gone": nil} {
 		t.Run(name, func(t *testing.T) {
 			story(t, func(t *testing.T) {
-				w := newWorld(t)
-				w.addNode("node-1")
-				w.declare("blue", 1, a1)
-				first := w.lead()
-				w.wait(time.Minute, "attached", w.attached(1))
+				w, first := oneENI(t)
 				d := w.daemons["node-1"]
 				w.wait(time.Minute, "a pod has the device", func() bool { return d.startPod("default/pod") != "" })
 				d.set(false)
 				first.kill()
 				w.remake("node-1", true, edit)
-				second := w.lead()
-				defer second.kill()
+				w.lead()
 				time.Sleep(time.Hour) // judgeChange looks
 				if live := w.live(); len(live) != 1 || live[0].Instance == "" {
 					t.Error(w.describe())
@@ -136,12 +124,7 @@ func TestReportOfAnEarlierNode(t *testing.T) {
 // TestENIAfterALostReport: the daemon has reported, somebody deletes the object, and another ENI comes before the daemon can write again.
 func TestENIAfterALostReport(t *testing.T) {
 	story(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.addNode("node-1")
-		w.declare("blue", 1, a1)
-		c := w.lead()
-		defer c.kill()
-		w.wait(time.Minute, "attached", w.attached(1))
+		w, _ := oneENI(t)
 		w.daemons["node-1"].set(false)
 		w.api.mu.Lock()
 		delete(w.states, "node-1")
@@ -216,8 +199,7 @@ func TestNoStormOfWrites(t *testing.T) {
 				w.fault = func(string) (before, after error) { tries.Add(1); return refusal, nil }
 				w.addNode("node-1")
 				w.declare("blue", 1, a1)
-				c := w.lead()
-				defer c.kill()
+				w.lead()
 				time.Sleep(time.Hour)
 				if n := tries.Load(); n < 30 || n > 200 {
 					t.Errorf("%d tries", n)
@@ -233,11 +215,7 @@ func TestNoStormOfWrites(t *testing.T) {
 // TestOutdatedReleaseOfAnUnknownSlot: nothing of an ENI is changed for a daemon that must take an answer back, whatever is known of the slot.
 func TestOutdatedReleaseOfAnUnknownSlot(t *testing.T) {
 	story(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.addNode("node-1")
-		w.declare("blue", 1, a1)
-		first := w.lead()
-		w.wait(time.Minute, "attached", w.attached(1))
+		w, first := oneENI(t)
 		d := w.daemons["node-1"]
 		d.set(false)
 		first.kill()
@@ -245,8 +223,7 @@ func TestOutdatedReleaseOfAnUnknownSlot(t *testing.T) {
 		w.setStatus("node-1", func(s *fleet.State) { s.Released = []v1alpha1.ReleasedENI{{Slot: e.Slot, ENIID: e.ENIID}} })
 		w.select1("node-1", false)
 		before := w.ec2.Tally("")
-		second := w.lead()
-		defer second.kill()
+		w.lead()
 		time.Sleep(time.Hour)
 		if now := w.ec2.Tally(""); now.Mutating != before.Mutating || now.Refused != before.Refused {
 			t.Errorf("changes, or tries: %+v, before %+v", now, before)
@@ -279,8 +256,7 @@ func TestOutages(t *testing.T) {
 		}
 		w.declare("blue", 1, a1)
 		w.declare("green", 2, a2)
-		c := w.lead()
-		defer c.kill()
+		w.lead()
 		w.wait(time.Minute, "attached", w.attached(6))
 		for _, d := range w.daemons {
 			w.wait(time.Minute, "pods", func() bool { return d.startPod("default/"+d.node) != "" })

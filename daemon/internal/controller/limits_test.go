@@ -31,8 +31,7 @@ func TestRefusedBeforeCreate(t *testing.T) {
 			story(t, func(t *testing.T) {
 				w := newWorld(t)
 				w.addNode("node-1", func(n *fleet.Node) { n.Labels["node.kubernetes.io/instance-type"] = tt.kind })
-				c := w.lead()
-				defer c.kill()
+				w.lead()
 				w.declare("blue", 1, tt.subnets...)
 				time.Sleep(time.Hour)
 				if all := w.ec2.Tally("CreateNetworkInterface"); all.Calls != tt.creates || len(w.live()) != tt.creates {
@@ -63,8 +62,7 @@ func TestOneOwner(t *testing.T) {
 	story(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.addNode("node-1")
-		c := w.lead()
-		defer c.kill()
+		w.lead()
 		w.declare("blue", 1, a1)
 		w.setNodeENI("blue", func(o *v1alpha1.NodeENI) { o.Spec.DeleteOnTermination = new(false) })
 		w.wait(time.Minute, "attached", w.phase("node-1", "Ready"))
@@ -113,8 +111,7 @@ func TestSweepRounds(t *testing.T) {
 				"NodeENI": "gone", slots.TagManagedBy: slots.ManagedBy, slots.TagNoManage: "true",
 			}})
 		})
-		c := w.lead()
-		defer c.kill()
+		w.lead()
 		for round, want := range []int{0, 50, 100, 120, 120} {
 			time.Sleep(time.Duration(1+9*min(round, 1)) * time.Minute)
 			if n := w.ec2.Tally("DeleteNetworkInterface").Mutating; n != want {
@@ -141,8 +138,7 @@ func TestExternalStays(t *testing.T) {
 				"topology.kubernetes.io/zone": zone(0), "node.kubernetes.io/instance-type": "m5.4xlarge", "role": "worker",
 			}}
 		})
-		c := w.lead()
-		defer c.kill()
+		w.lead()
 		w.declare("blue", 1, a1)
 		w.wait(time.Minute, "External", w.phase("node-1", "External"))
 		time.Sleep(time.Hour)
@@ -159,8 +155,7 @@ func TestAbandonedLists(t *testing.T) {
 	story(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.addNode("node-1")
-		c := w.lead()
-		defer c.kill()
+		w.lead()
 		w.declare("blue", 1, a1)
 		w.wait(time.Minute, "attached", w.attached(1))
 		w.daemons["node-1"].set(false)

@@ -53,8 +53,7 @@ func TestChangeNudges(t *testing.T) {
 				w := newWorld(t, refusing(tc.action, &code, &calls))
 				w.addNode("node-1")
 				w.declare("blue", 1, a1)
-				c := w.lead()
-				defer c.kill()
+				w.lead()
 				w.wait(20*time.Second, "the first call", func() bool { return calls.Load() == 1 })
 				for range 15 {
 					time.Sleep(2 * time.Second)
@@ -82,7 +81,6 @@ func TestStartedInstance(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		w.declare("blue", 1, a1)
 		c := w.lead()
-		defer c.kill()
 		w.wait(time.Minute, "InstanceNotRunning", func() bool { return c.tally.Snapshot(time.Now(), "").Blocked["InstanceNotRunning"] == 1 })
 		time.Sleep(5 * time.Second)
 		w.ec2.StartInstance(instanceOf("node-1"))
@@ -105,8 +103,7 @@ func TestUnlabelledNode(t *testing.T) {
 				}
 			})
 			w.declare("blue", 1, a1)
-			c := w.lead()
-			defer c.kill()
+			w.lead()
 			w.wait(20*time.Second, "attached", w.attached(1))
 		})
 	}
@@ -141,7 +138,6 @@ func TestAdoptionConflict(t *testing.T) {
 					})
 				}
 				c := w.lead(func(o *Options) { o.AdoptPublic = true })
-				defer c.kill()
 				time.Sleep(30 * time.Minute)
 				if n := w.ec2.Tally("").Mutating; n != 0 {
 					t.Errorf("%d mutating calls, want none", n)

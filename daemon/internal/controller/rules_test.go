@@ -81,8 +81,7 @@ func TestBulk(t *testing.T) {
 	story(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.grow(nodes)
-		c := w.lead()
-		defer c.kill()
+		w.lead()
 		time.Sleep(time.Minute)
 		w.declare("blue", 1, a1)
 		w.declare("green", 2, a2)
@@ -108,8 +107,7 @@ func TestLeastPrivilege(t *testing.T) {
 	story(t, func(t *testing.T) {
 		w := newWorld(t, func(c *fakeec2.Config) { c.Policy = policy })
 		w.addNode("node-1")
-		c := w.lead()
-		defer c.kill()
+		w.lead()
 		w.declare("blue", 1, a1, a2)
 		w.wait(time.Minute, "attached", w.attached(2))
 		w.setNodeENI("blue", func(o *v1alpha1.NodeENI) { o.Spec.SecurityGroupIDs = []string{sg1, sg2} })
@@ -132,7 +130,6 @@ func TestForbidden(t *testing.T) {
 		})
 		w.grow(5)
 		c := w.lead()
-		defer c.kill()
 		w.declare("blue", 1, a1)
 		time.Sleep(4 * time.Minute)
 		if n := w.ec2.Tally("CreateNetworkInterface").Refused; n < 1 || n > 5 {
@@ -154,8 +151,7 @@ func TestSubnetFull(t *testing.T) {
 	story(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.grow(14) // the subnet has 11 addresses
-		c := w.lead()
-		defer c.kill()
+		w.lead()
 		w.declare("blue", 1, small)
 		time.Sleep(10 * time.Minute)
 		if n, refused := len(w.live()), w.ec2.Tally("CreateNetworkInterface").Refused; n != 11 || refused > 7 {
@@ -187,12 +183,7 @@ func TestOtherController(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			story(t, func(t *testing.T) {
-				w := newWorld(t)
-				w.addNode("node-1")
-				w.declare("blue", 1, a1)
-				c := w.lead()
-				defer c.kill()
-				w.wait(time.Minute, "attached", w.attached(1))
+				w, c := oneENI(t)
 				time.Sleep(time.Minute)
 				tt.begin(w)
 				time.Sleep(15 * time.Second)
@@ -245,8 +236,7 @@ func TestAdoptPublic(t *testing.T) {
 				LastUpdated: metav1Now(),
 			}}
 		})
-		c := w.lead(func(o *Options) { o.AdoptPublic = true })
-		defer c.kill()
+		w.lead(func(o *Options) { o.AdoptPublic = true })
 		w.wait(time.Minute, "adopted", w.attached(1))
 		time.Sleep(5 * time.Minute)
 		for _, e := range w.ec2.Events() {
@@ -286,7 +276,6 @@ func TestParkedMoves(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		c.kill()
 		c = w.lead()
-		defer c.kill()
 		time.Sleep(25 * time.Minute) // two sweeps
 		if live := w.live(); len(live) != 1 || live[0].ID != before.ID || live[0].Instance != "" {
 			t.Fatalf("parked: %+v", live)
@@ -313,8 +302,7 @@ func TestLeakSweep(t *testing.T) {
 				foreign.ID, foreign.MAC = "eni-0000000c", "06:00:00:00:00:0c"
 				foreign.Tags = map[string]string{slots.TagCluster: "cluster-2", slots.TagSlot: "0123456789abcdef"}
 				w := newWorld(t, func(c *fakeec2.Config) { c.ENIs = []fakeec2.ENI{leak, foreign} })
-				c := w.lead(func(o *Options) { o.LeakSweep = how })
-				defer c.kill()
+				w.lead(func(o *Options) { o.LeakSweep = how })
 				time.Sleep(9 * time.Minute)
 				if !w.ec2.ENI(leak.ID).Deleted.IsZero() {
 					t.Error("deleted although it was seen once")

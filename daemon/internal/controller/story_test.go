@@ -27,8 +27,7 @@ func TestAttachAndRemove(t *testing.T) {
 	story(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.addNode("node-1")
-		c := w.lead()
-		defer c.kill()
+		w.lead()
 		time.Sleep(5 * time.Second)
 		w.declare("blue", 1, a1)
 		took := w.wait(time.Minute, "attached", func() bool {

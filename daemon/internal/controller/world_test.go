@@ -46,6 +46,17 @@ const (
 
 func zone(i int) string { return fmt.Sprintf("eu-central-1%c", 'a'+i) }
 
+// oneENI is a world with one attached ENI, of NodeENI blue on node-1, and its controller.
+func oneENI(t *testing.T) (*world, *controller) {
+	t.Helper()
+	w := newWorld(t)
+	w.addNode("node-1")
+	w.declare("blue", 1, a1)
+	c := w.lead()
+	w.wait(time.Minute, "attached", w.attached(1))
+	return w, c
+}
+
 // newWorld has two subnets in each of two zones, a small one, and two groups. It has no node.
 func newWorld(t *testing.T, edit ...func(*fakeec2.Config)) *world {
 	t.Helper()
@@ -211,10 +222,11 @@ func (w *world) leadBy(ec2 func(*controller) *region.Client, edit ...func(*Optio
 		defer close(c.ended)
 		Lead(ctx, o)
 	}()
+	w.Cleanup(c.kill)
 	return c
 }
 
-// kill ends the controller as SIGKILL does: its calls under way have no answer, and none follows.
+// kill ends the controller as SIGKILL does: its calls under way have no answer, and none follows. The end of the test kills it, too.
 func (c *controller) kill() {
 	c.dropFence()
 	c.stop()
