@@ -63,15 +63,34 @@ func (o ownNode) deletePod(as *rest.Config, name string) error {
 
 func (o ownNode) createState(as *rest.Config, name string) error {
 	o.Helper()
-	body := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"name":"` + name + `"}}`
-	return o.rest(as).Post().AbsPath(states).Param("dryRun", "All").SetHeader("Content-Type", "application/json").Body([]byte(body)).Do(o.Context()).Error()
+	return o.create(as, `"name":"`+name+`"`, "")
 }
 
 // createSpec also gives a spec, which only the controller may.
 func (o ownNode) createSpec(as *rest.Config, name string) error {
 	o.Helper()
-	body := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"name":"` + name + `"},"spec":{"protocol":1}}`
+	return o.create(as, `"name":"`+name+`"`, `,"spec":{"protocol":1}`)
+}
+
+// createWith makes node-1's with more metadata.
+func (o ownNode) createWith(as *rest.Config, more string) error {
+	o.Helper()
+	return o.create(as, `"name":"node-1",`+more, "")
+}
+
+func (o ownNode) create(as *rest.Config, metadata, rest string) error {
+	o.Helper()
+	body := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{` + metadata + `}` + rest + `}`
 	return o.rest(as).Post().AbsPath(states).Param("dryRun", "All").SetHeader("Content-Type", "application/json").Body([]byte(body)).Do(o.Context()).Error()
+}
+
+// owner is an ownerReference with this kind and name.
+func owner(kind, name string) string {
+	version := "v1"
+	if kind == "DaemonSet" {
+		version = "apps/v1"
+	}
+	return `{"apiVersion":"` + version + `","kind":"` + kind + `","name":"` + name + `","uid":"1"}`
 }
 
 // unlessThere is nil if the object exists already: policies are asked before.
@@ -85,8 +104,13 @@ func unlessThere(err error) error {
 // createGenerated lets the API server choose the name, with the own node's as prefix.
 func (o ownNode) createGenerated(as *rest.Config) error {
 	o.Helper()
-	body := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"generateName":"node-1"}}`
-	return o.rest(as).Post().AbsPath(states).Param("dryRun", "All").SetHeader("Content-Type", "application/json").Body([]byte(body)).Do(o.Context()).Error()
+	return o.create(as, `"generateName":"node-1"`, "")
+}
+
+// patchState changes node-1's, which RBAC lets no daemon do: the test grants it.
+func (o ownNode) patchState(as *rest.Config, patch string) error {
+	o.Helper()
+	return o.rest(as).Patch(types.MergePatchType).AbsPath(states, "node-1").Param("dryRun", "All").Body([]byte(patch)).Do(o.Context()).Error()
 }
 
 func (o ownNode) applyStatus(as *rest.Config, name string) error {
@@ -117,7 +141,8 @@ func (o ownNode) makeNodes() {
 		}, metav1.CreateOptions{}); err != nil {
 			o.Fatal(err)
 		}
-		create := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"name":"` + name + `"},"spec":{"protocol":1}}`
+		create := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"name":"` + name + `","ownerReferences":[` +
+			owner("Namespace", "old") + `],"finalizers":["x.example/old"]},"spec":{"protocol":1}}`
 		if err := o.rest(o.Administrator()).Post().AbsPath(states).SetHeader("Content-Type",
 			"application/json").Body([]byte(create)).Do(o.ctx).Error(); err != nil {
 			o.Fatal(err)
@@ -162,7 +187,9 @@ func TestOwnNode(t *testing.T) {
 		over := ownNode{T: t, Cluster: o.Cluster, ctx: context.Background()}
 		cluster.Eventually(over, "the policy out of force", settleTimeout, func() error { return over.createState(over.InNoPod(t), "node-3") })
 	})
-	for _, file := range []string{"deploy/admission/own-node.yaml", "deploy/components/startup-taint/rbac.yaml"} {
+	for _, file := range []string{
+		"deploy/admission/own-node.yaml", "deploy/components/startup-taint/rbac.yaml", "test/kube/apiserver/testdata/patch-states.yaml",
+	} {
 		for _, object := range o.ApplyFile(t, filepath.Join(repo, file)) {
 			t.Cleanup(func() { o.Delete(t, object) })
 		}
@@ -175,10 +202,8 @@ func TestOwnNode(t *testing.T) {
 		}
 		return nil
 	})
-	for name, tt := range map[string]struct {
-		err    error
-		denied string // "" when it is allowed
-	}{
+	o.judge(o.ownerAttempts(here))
+	o.judge(map[string]attempt{
 		"own device plugin":         {o.deletePod(here, "own"), ""},
 		"own, by its other label":   {o.deletePod(here, "other-label"), ""},
 		"own pod":                   {o.deletePod(here, "multi-enid-1"), ""},
@@ -217,15 +242,44 @@ func TestOwnNode(t *testing.T) {
 		"somebody else, a bare pod":  {o.deletePod(o.Administrator(), "bare"), ""},
 		"somebody else, other state": {o.applyStatus(o.Administrator(), "node-2"), ""},
 		"one of no such namespace":   {o.deletePod(here, "kube-public/own"), "in the namespaces of --dp-namespaces"},
-	} {
+	})
+}
+
+// ownerAttempts try to keep node-1's ENINodeState from ending with its Node.
+func (o ownNode) ownerAttempts(here *rest.Config) map[string]attempt {
+	o.Helper()
+	return map[string]attempt{
+		"own new state of its Node":           {unlessThere(o.createWith(here, `"ownerReferences":[`+owner("Node", "node-1")+`]`)), ""},
+		"own new state of a Node that is not": {o.createWith(here, `"ownerReferences":[`+owner("Node", "node-2")+`]`), "its own Node only"},
+		"own new state of another kind":       {o.createWith(here, `"ownerReferences":[`+owner("Namespace", "node-1")+`]`), "its own Node only"},
+		"own new state of a DaemonSet":        {o.createWith(here, `"ownerReferences":[`+owner("DaemonSet", "node-1")+`]`), "its own Node only"},
+		"own new state of two": {o.createWith(here, `"ownerReferences":[`+owner("Node", "node-1")+`,`+owner("Node", "node-2")+`]`),
+			"its own Node only"},
+		"own new state, finalizer": {o.createWith(here, `"finalizers":["x.example/y"]`), "no finalizer"},
+		"own state, as it is":      {o.patchState(here, `{"metadata":{"ownerReferences":[`+owner("Namespace", "old")+`],"finalizers":["x.example/old"]}}`), ""},
+		"own state, to its Node":   {o.patchState(here, `{"metadata":{"ownerReferences":[`+owner("Node", "node-1")+`]}}`), ""},
+		"own state, to another":    {o.patchState(here, `{"metadata":{"ownerReferences":[`+owner("Node", "node-2")+`]}}`), "its own Node only"},
+		"own state, a finalizer":   {o.patchState(here, `{"metadata":{"finalizers":["x.example/old","x.example/y"]}}`), "no finalizer"},
+		"somebody else, finalizer": {o.patchState(o.Administrator(), `{"metadata":{"finalizers":["x.example/y"]}}`), ""},
+	}
+}
+
+type attempt struct {
+	err    error
+	denied string // "" when it is allowed
+}
+
+func (o ownNode) judge(attempts map[string]attempt) {
+	o.Helper()
+	for name, tt := range attempts {
 		if tt.denied == "" {
 			if tt.err != nil {
-				t.Errorf("%s: %v, want it allowed", name, tt.err)
+				o.Errorf("%s: %v, want it allowed", name, tt.err)
 			}
 			continue
 		}
 		if !apierrors.IsForbidden(tt.err) || !strings.Contains(tt.err.Error(), tt.denied) {
-			t.Errorf("%s: %v, want it forbidden: %s", name, tt.err, tt.denied)
+			o.Errorf("%s: %v, want it forbidden: %s", name, tt.err, tt.denied)
 		}
 	}
 }
