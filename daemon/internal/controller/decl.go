@@ -203,7 +203,7 @@ func (l *loop) writeStatus(d *decl, now time.Time) {
 	members := l.members[o.UID]
 	all := make([]slots.Entry, 0, len(members))
 	for _, s := range members {
-		all = append(all, slots.Entry{Node: s.Node, AttachmentEntry: s.entry})
+		all = append(all, slots.Entry{Node: s.Node, AttachmentEntry: s.present()})
 	}
 	slices.SortFunc(all, func(a, b slots.Entry) int { return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Slot, b.Slot)) })
 	all = entries.Public(all, o.Name, o.Is.Status.Attachments, l.AdoptPublic, l.enis.ENI)

@@ -34,7 +34,7 @@ func (l *loop) declare(n *node) {
 		if !s.declared && s.mem.ENI == "" {
 			want.Index = want.Exact
 		}
-		s.Slot, s.wanted, s.declared = want, true, true
+		s.Slot, s.wanted, s.declared = &want, true, true
 	}
 	for id, s := range n.slots {
 		if !seen[id] {

@@ -56,11 +56,12 @@ type node struct {
 
 // slot is the controller's memory of a slot.
 type slot struct {
-	slots.Slot
-	mem lifecycle.Memory
+	*slots.Slot // nobody changes it, because calls may read it: another one takes its place
+	mem         lifecycle.Memory
 	// pending is the memory that counts once the node's entries are written; nil for none.
 	pending *lifecycle.Memory
-	entry   v1alpha1.AttachmentEntry
+	// entry is nil before the first one. Nobody changes it: the ENINodeState may have the same.
+	entry *v1alpha1.AttachmentEntry
 	// ground belongs to the last call that changes something.
 	ground ground
 	// wanted: a NodeENI wants it, or might. declared: the fields are a NodeENI's, not an old entry's.
@@ -150,7 +151,7 @@ func (n *node) sorted() []*slot {
 }
 
 func (l *loop) addSlot(n *node, s slots.Slot) *slot {
-	added := &slot{Slot: s, said: once.Memory{}}
+	added := &slot{Slot: &s, said: once.Memory{}}
 	n.slots[s.ID] = added
 	l.slots[s.ID] = added
 	if l.members[s.NodeENI.UID] == nil {
@@ -177,7 +178,8 @@ func (l *loop) recall(n *node) {
 	if n.state == nil {
 		return
 	}
-	for _, e := range n.state.Is.Spec.Attachments {
+	for i := range n.state.Is.Spec.Attachments {
+		e := &n.state.Is.Spec.Attachments[i]
 		id := slots.ID(e.Slot)
 		if l.slots[id] != nil {
 			continue
@@ -185,8 +187,8 @@ func (l *loop) recall(n *node) {
 		if g, gone := l.gone[id]; gone && g.attempt == e.Attempt {
 			continue // dropped a moment ago; the entry goes with the next write
 		}
-		s := l.addSlot(n, slots.FromEntry(slots.Entry{Node: n.name, AttachmentEntry: e}))
-		s.mem, s.entry = lifecycle.Restore(e, l.Now()), e
+		s := l.addSlot(n, slots.FromEntry(slots.Entry{Node: n.name, AttachmentEntry: *e}))
+		s.mem, s.entry = lifecycle.Restore(*e, l.Now()), e
 		s.storedIn = n.state.UID
 		s.wanted, s.shown = e.Wanted == v1alpha1.WantedAttached, s.mem.Phase
 	}
@@ -242,9 +244,10 @@ func (l *loop) removeStale(n *node) bool {
 func (l *loop) count(n *node) {
 	c := tally.Node{Slots: map[string]int{}, Blocked: map[string]int{}}
 	for _, s := range n.slots {
-		c.Slots[s.entry.Phase]++
-		if entries.StandsStill(s.entry) {
-			c.Blocked[s.entry.Reason]++
+		e := s.present()
+		c.Slots[e.Phase]++
+		if entries.StandsStill(e) {
+			c.Blocked[e.Reason]++
 		}
 		c.WaitsSince = queue.Earlier(c.WaitsSince, s.waits)
 	}

@@ -27,7 +27,7 @@ func (l *loop) makePlan(n *node) {
 	var wanted []slots.Slot
 	for _, s := range n.sorted() {
 		if s.wanted && s.declared && s.Instance == n.instance {
-			wanted = append(wanted, s.Slot)
+			wanted = append(wanted, *s.Slot)
 			own, _ := l.enis.Slot(string(s.ID))
 			for i := range own {
 				if own[i].Attachment == nil {
@@ -38,7 +38,9 @@ func (l *loop) makePlan(n *node) {
 	}
 	n.plan, n.plannedAt = slots.PlanNode(wanted, attached, *kind), read
 	for _, p := range n.plan.Slots {
-		n.slots[p.ID].Index, n.slots[p.ID].Card = p.Index, p.Card
+		if s := n.slots[p.ID]; s.Index != p.Index || s.Card != p.Card {
+			s.Slot = &p
+		}
 	}
 	n.plan.Slots = nil // the slots have their places now
 }

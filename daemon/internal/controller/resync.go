@@ -144,7 +144,7 @@ func (l *loop) movable(s *slot) *vpc.Interface {
 	var wanted []slots.Slot
 	for _, m := range l.members[s.NodeENI.UID] {
 		if m.wanted && m.declared && m.mem.ENI == "" {
-			wanted = append(wanted, m.Slot)
+			wanted = append(wanted, *m.Slot)
 		}
 	}
 	if v, ok := lifecycle.Moves(parked, wanted)[s.ID]; ok {

@@ -35,7 +35,7 @@ func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
 	l.nudge(n, s, now)
 	o := l.observe(n, s)
 	if o.Wanted && !s.wanted {
-		s.entry = lifecycle.Entry(s.entry, s.Slot, o, s.mem)
+		s.show(lifecycle.Entry(s.present(), *s.Slot, o, s.mem))
 		return time.Time{} // for the daemon
 	}
 	next := l.readPlace(n, s, o, now)
@@ -67,7 +67,7 @@ func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
 			d.left = append(d.left, s.mem.ENI+" on node "+s.Node)
 		}
 		s.mem = lifecycle.After(s.mem, step, lifecycle.Result{}, now)
-		l.gone[s.ID] = gone{mem: s.mem, attempt: s.entry.Attempt, at: now}
+		l.gone[s.ID] = gone{mem: s.mem, attempt: s.present().Attempt, at: now}
 		l.log(n, s).Info("slot ended: nothing of it is left in EC2")
 		l.dropSlot(n, s)
 		return time.Time{}
@@ -80,9 +80,19 @@ func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
 		}
 		l.act(n, s, step)
 	}
-	s.entry = lifecycle.Entry(s.entry, s.Slot, o, s.memory())
+	s.show(lifecycle.Entry(s.present(), *s.Slot, o, s.memory()))
 	return next
 }
+
+// present is the slot's entry, empty before the first one.
+func (s *slot) present() v1alpha1.AttachmentEntry {
+	if s.entry == nil {
+		return v1alpha1.AttachmentEntry{}
+	}
+	return *s.entry
+}
+
+func (s *slot) show(e v1alpha1.AttachmentEntry) { s.entry = &e }
 
 // memory is the slot's memory as its entry shows it.
 func (s *slot) memory() lifecycle.Memory {
@@ -120,8 +130,8 @@ func (l *loop) observe(n *node, s *slot) lifecycle.Observed {
 		o.Move = l.movable(s)
 		if d := l.declOf(s); d != nil && l.AdoptPublic {
 			attached, _ := l.enis.Instance(s.Instance)
-			if o.Adopt = adopt.Find(d.object.Is.Status.Attachments, s.Slot, l.enis.ENI); o.Adopt == nil && o.External == nil {
-				o.Refused = cmp.Or(adopt.Doubt(d.object.Is.Status.Attachments, s.Slot, attached, l.enis.ENI), o.Refused)
+			if o.Adopt = adopt.Find(d.object.Is.Status.Attachments, *s.Slot, l.enis.ENI); o.Adopt == nil && o.External == nil {
+				o.Refused = cmp.Or(adopt.Doubt(d.object.Is.Status.Attachments, *s.Slot, attached, l.enis.ENI), o.Refused)
 			}
 		}
 	}
@@ -239,19 +249,20 @@ func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
 	case lifecycle.Create:
 		attempt := s.mem.Attempt // thousands may wait: the parameters are made when it is their turn
 		call := func(ctx context.Context) (vpc.Interface, error) {
-			return l.EC2.Create(ctx, slots.Creation(step.Slot, l.cluster, attempt))
+			return l.EC2.Create(ctx, slots.Creation(*step.Slot, l.cluster, attempt))
 		}
 		do(l, l.changes, l.urgency(s, step), call, func(v vpc.Interface, err error) {
+			r := lifecycle.Result{Err: err}
 			if err == nil {
 				if len(v.Tags) == 0 {
-					v.Tags = slots.Tags(step.Slot, l.cluster)
+					v.Tags = slots.Tags(*step.Slot, l.cluster)
 				}
-				v = l.enis.Created(l.Now(), v)
+				r.Interface = l.enis.Created(l.Now(), v)
 			}
-			note(lifecycle.Result{Err: err, Interface: &v})
+			note(r)
 		})
 	case lifecycle.Attach:
-		j := slots.Joining(step.Slot, step.ENI)
+		j := slots.Joining(*step.Slot, step.ENI)
 		do(l, l.changes, l.urgency(s, step), func(ctx context.Context) (string, error) { return l.EC2.Attach(ctx, j) },
 			func(id string, err error) {
 				if err == nil {
@@ -266,7 +277,7 @@ func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
 
 // edit makes a call that answers nothing.
 func (l *loop) edit(n *node, s *slot, step *lifecycle.Step, note func(lifecycle.Result)) {
-	v, eni, attachment := &step.Slot, step.ENI, step.Attachment
+	v, eni, attachment := step.Slot, step.ENI, step.Attachment
 	var call func(context.Context) error
 	var write enis.Write
 	switch step.Do { //nolint:exhaustive // act has the others

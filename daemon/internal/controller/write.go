@@ -12,6 +12,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/pace"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
 
@@ -39,6 +40,7 @@ func (l *loop) writeSpec(n *node) time.Time {
 	}
 	if entries.Equal(present, want) {
 		n.changed = time.Time{}
+		n.share()
 		l.commit(n, pending, nil)
 		return time.Time{}
 	}
@@ -74,11 +76,24 @@ func (l *loop) again(w *pace.Writes, err error, log logrus.Fields, message strin
 func (n *node) spec() v1alpha1.ENINodeStateSpec {
 	var list []v1alpha1.AttachmentEntry
 	for _, s := range n.slots {
-		if s.entry.Slot != "" && s.Instance == n.instance {
-			list = append(list, s.entry)
+		if s.entry != nil && s.Instance == n.instance {
+			list = append(list, *s.entry)
 		}
 	}
 	return entries.Spec(list)
+}
+
+// share lets the slots have the entries of the ENINodeState, which are equal to theirs, so that there is one copy in memory.
+func (n *node) share() {
+	if n.state == nil {
+		return
+	}
+	list := n.state.Is.Spec.Attachments
+	for i := range list {
+		if s := n.slots[slots.ID(list[i].Slot)]; s != nil {
+			s.entry = &list[i]
+		}
+	}
 }
 
 // stores are memories that count once they are written.

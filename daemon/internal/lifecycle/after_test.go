@@ -61,7 +61,7 @@ func (c *scene) playTo(t *testing.T, at time.Duration, phase Phase) string {
 	now := t0.Add(at)
 	var done []string
 	for range 20 {
-		st := Next(c.s, c.o, c.m, now)
+		st := Next(&c.s, c.o, c.m, now)
 		if st.Do == Drop {
 			done = append(done, "Drop")
 			c.m = After(c.m, st, Result{}, now)
@@ -156,7 +156,7 @@ func TestASightEndsTheAbsence(t *testing.T) {
 		if tt.change != nil {
 			tt.change(c)
 		}
-		st := Next(c.s, c.o, c.m, t0)
+		st := Next(&c.s, c.o, c.m, t0)
 		if m := After(c.m, st, Result{Err: tt.err}, t0); st.Do != tt.step || m.missingSince.IsZero() == tt.want {
 			t.Errorf("%s: %v, missing since %v", tt.name, st.Do, m.missingSince)
 		}
@@ -196,7 +196,7 @@ func TestFound(t *testing.T) {
 	} {
 		c := ready()
 		tt.change(c)
-		st := Next(c.s, c.o, c.m, t0)
+		st := Next(&c.s, c.o, c.m, t0)
 		m := After(c.m, st, Result{}, t0)
 		if m.ENI != "eni-1" || m.Found != tt.want {
 			t.Errorf("%s: %+v", tt.name, m)

@@ -98,7 +98,7 @@ func TestFailures(t *testing.T) {
 	for _, tt := range failureCases {
 		t.Run(tt.name, func(t *testing.T) {
 			before := Memory{Attempt: 1, Request: "r", ENI: "eni-1", AttachmentID: "at-1", Phase: Attaching}
-			st := Step{Do: tt.do, Slot: slot(), ENI: "eni-1", Attachment: "at-1", Phase: Attaching, note: note{holders: "eni-9 (other)"}}
+			st := Step{Do: tt.do, Slot: new(slot()), ENI: "eni-1", Attachment: "at-1", Phase: Attaching, note: note{holders: "eni-9 (other)"}}
 			m := before
 			for i, wait := range tt.waits {
 				m = After(m, st, Result{Err: tt.err}, t0)
@@ -110,7 +110,7 @@ func TestFailures(t *testing.T) {
 				if m.Reason != "" {
 					t.Errorf("reason %q before a look", m.Reason)
 				}
-				m = After(m, Step{Do: Describe, Slot: slot(), ENI: "eni-1", Phase: m.Phase}, Result{Interface: &vpc.Interface{ID: "eni-1"}}, t0)
+				m = After(m, Step{Do: Describe, Slot: new(slot()), ENI: "eni-1", Phase: m.Phase}, Result{Interface: &vpc.Interface{ID: "eni-1"}}, t0)
 			}
 			if m.Reason != tt.reason {
 				t.Errorf("reason %q, want %q", m.Reason, tt.reason)
@@ -142,7 +142,7 @@ func TestFailures(t *testing.T) {
 
 func TestTheThirdTakenIndexBlocks(t *testing.T) {
 	err := says(vpc.EC2Refused, "InvalidParameterValue", "already has an interface attached at device index '2'.")
-	st := Step{Do: Attach, Slot: slot(), Phase: Attaching}
+	st := Step{Do: Attach, Slot: new(slot()), Phase: Attaching}
 	m := Memory{}
 	for range 2 {
 		m = After(m, st, Result{Err: err}, t0)
@@ -160,7 +160,7 @@ func TestTheThirdTakenIndexBlocks(t *testing.T) {
 
 func TestAbsent(t *testing.T) {
 	missing := says(vpc.EC2Refused, "InvalidNetworkInterfaceID.NotFound", "x")
-	st := Step{Do: Describe, Slot: slot(), ENI: "eni-1"}
+	st := Step{Do: Describe, Slot: new(slot()), ENI: "eni-1"}
 	after := func(m Memory, d time.Duration, err error) Memory {
 		return After(m, st, Result{Err: err, Interface: &vpc.Interface{ID: "eni-1"}}, t0.Add(d))
 	}
@@ -181,7 +181,7 @@ func TestAbsent(t *testing.T) {
 		t.Error("it was seen in between, and counts as absent")
 	}
 
-	young := After(Memory{Attempt: 1, Request: "r"}, Step{Do: Create, Slot: slot()}, Result{Interface: &vpc.Interface{ID: "eni-1"}}, t0)
+	young := After(Memory{Attempt: 1, Request: "r"}, Step{Do: Create, Slot: new(slot())}, Result{Interface: &vpc.Interface{ID: "eni-1"}}, t0)
 	for _, d := range []time.Duration{0, 20 * time.Second, 59 * time.Second} {
 		if young = after(young, d, missing); young.ENI == "" || !young.missingSince.IsZero() {
 			t.Fatalf("%v after its creation: %+v", d, young)
@@ -197,7 +197,7 @@ func TestAbsent(t *testing.T) {
 
 func TestInstanceGone(t *testing.T) {
 	missing := says(vpc.EC2Refused, "InvalidInstanceID.NotFound", "x")
-	st := Step{Do: ReadInstance, Slot: slot()}
+	st := Step{Do: ReadInstance, Slot: new(slot())}
 	m := After(Memory{}, st, Result{Err: missing}, t0)
 	if m.instanceGone {
 		t.Error("after one answer")
@@ -242,8 +242,8 @@ func TestForbiddenAboutGone(t *testing.T) {
 		"tags of a public ENI there": {Tag, free, true},
 	} {
 		before := Memory{Attempt: 1, Request: "r", ENI: "eni-1", AttachmentID: "at-1"}
-		st := Step{Do: tt.do, Slot: slot(), ENI: "eni-1", Attachment: "at-1", Phase: Draining}
-		look := Step{Do: Describe, Slot: slot(), ENI: "eni-1", Phase: Draining}
+		st := Step{Do: tt.do, Slot: new(slot()), ENI: "eni-1", Attachment: "at-1", Phase: Draining}
+		look := Step{Do: Describe, Slot: new(slot()), ENI: "eni-1", Phase: Draining}
 		m := After(before, st, Result{Err: denied}, t0)
 		if m.Reason != "" || m.Denied != Wait {
 			t.Errorf("%s: %s of %s before a look", name, m.Reason, m.Denied)
@@ -279,7 +279,7 @@ func TestTheReasonStays(t *testing.T) {
 			Node: Node{Exists: true, Ready: true},
 		}
 		m := Memory{Attempt: 1, Request: "r", ENI: "eni-1", Phase: Created, describedAt: t0}
-		st := Next(s, o, m, t0)
+		st := Next(&s, o, m, t0)
 		if st.Do != Attach {
 			t.Fatalf("%s: %s", name, st.Do)
 		}
@@ -287,7 +287,7 @@ func TestTheReasonStays(t *testing.T) {
 		message := m.Message
 		for i := range 6 {
 			now := t0.Add(time.Duration(1+i) * time.Second)
-			if st = Next(s, o, m, now); st.Do.Mutates() || st.Reason != tt.reason || st.Message != message {
+			if st = Next(&s, o, m, now); st.Do.Mutates() || st.Reason != tt.reason || st.Message != message {
 				t.Errorf("%s, step %d: %s with %q: %q", name, i, st.Do, st.Reason, st.Message)
 			}
 			o.LookedAt, o.PlannedAt, o.InstanceAt = now, now, now

@@ -205,7 +205,7 @@ func (c *fakeController) plan(cell *fakeCell, v *fakeView, o *Observed) {
 	for _, id := range slices.Sorted(maps.Keys(c.cells)) {
 		other := c.cells[id]
 		if other.slot.Instance == cell.slot.Instance {
-			d := decider{s: other.slot, o: Observed{Interfaces: other.interfaces, LookedAt: other.lookedAt}, m: other.mem}
+			d := decider{s: &other.slot, o: Observed{Interfaces: other.interfaces, LookedAt: other.lookedAt}, m: other.mem}
 			if d.find(); d.eni != nil { // with the controller's own writes
 				there[d.eni.ID] = *d.eni
 			} else {
@@ -262,7 +262,7 @@ func compare(a, b string) int {
 func (c *fakeController) step(cell *fakeCell) bool {
 	w := c.w
 	o := c.observed(cell)
-	st := Next(cell.slot, o, cell.mem, w.region.now)
+	st := Next(new(cell.slot), o, cell.mem, w.region.now)
 	cell.step = st
 	if st.Do != Wait {
 		w.say("%s %s: %v %s (%s %s)", cell.slot.ID[:4], cell.slot.Node, st.Do, st.ENI, st.Phase, st.Reason)
@@ -361,9 +361,9 @@ func (c *fakeController) do(cell *fakeCell, o Observed, st Step) (r Result) {
 			v.interfaces, v.plannedAt = list, at
 		}
 	case Create:
-		r.Interface, r.Err = f.create(slots.Creation(st.Slot, fakeUID, cell.mem.Attempt), slots.Request(st.Slot, fakeUID))
+		r.Interface, r.Err = f.create(slots.Creation(*st.Slot, fakeUID, cell.mem.Attempt), slots.Request(*st.Slot, fakeUID))
 	case Attach:
-		r.Attachment, r.Err = f.attach(slots.Joining(st.Slot, st.ENI))
+		r.Attachment, r.Err = f.attach(slots.Joining(*st.Slot, st.ENI))
 	case SetTermination:
 		r.Err = f.setTermination(st.Attachment, st.Slot.Options.DeleteOnTermination)
 	case SetGroups:
@@ -371,7 +371,7 @@ func (c *fakeController) do(cell *fakeCell, o Observed, st Step) (r Result) {
 	case SetSourceDestCheck:
 		r.Err = f.modify(st.ENI, func(i *vpc.Interface) { i.SourceDestCheck = *st.Slot.Options.SourceDestCheck })
 	case Tag:
-		r.Err = f.modify(st.ENI, func(i *vpc.Interface) { maps.Copy(i.Tags, slots.Tags(st.Slot, fakeUID)) })
+		r.Err = f.modify(st.ENI, func(i *vpc.Interface) { maps.Copy(i.Tags, slots.Tags(*st.Slot, fakeUID)) })
 	case Detach, ForceDetach:
 		r.Err = f.detach(st.Attachment, st.Do == ForceDetach)
 	case Delete:

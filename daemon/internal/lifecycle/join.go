@@ -65,7 +65,7 @@ func (d *decider) readNodeBy(age time.Duration, st Step) Step {
 
 // create stores the parameters, then creates.
 func (d *decider) create() Step {
-	request := slots.Request(d.s, d.o.Cluster)
+	request := slots.Request(*d.s, d.o.Cluster)
 	st := Step{Do: Store, Phase: Creating, note: note{attempt: d.m.Attempt, request: request}}
 	switch {
 	case !d.m.mismatch.IsZero() && d.o.LookedAt.Before(d.m.mismatch.Add(overlay)):

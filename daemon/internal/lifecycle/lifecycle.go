@@ -211,7 +211,7 @@ type own struct {
 type Step struct {
 	Do Action
 	// Slot is the slot that Next was asked about. ENI and Attachment are the action's subject.
-	Slot            slots.Slot
+	Slot            *slots.Slot
 	ENI, Attachment string
 	// Phase, Reason and Message go into the entry.
 	Phase           Phase

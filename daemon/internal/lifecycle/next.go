@@ -24,8 +24,9 @@ const (
 	Abandoned          = "Abandoned"
 )
 
-// Next returns the next step of a slot. The caller serialises the steps of a slot, and gives each to After, Wait too.
-func Next(s slots.Slot, o Observed, m Memory, now time.Time) Step {
+// Next returns the next step of a slot, which nobody may change from now on. The caller serialises the steps of a slot, and gives each to After,
+// Wait too.
+func Next(s *slots.Slot, o Observed, m Memory, now time.Time) Step {
 	d := decider{s: s, o: o, m: m, now: now}
 	st := d.decide()
 	st.Slot = s
@@ -64,7 +65,7 @@ func pending(st Step, m Memory) Step {
 }
 
 type decider struct {
-	s   slots.Slot
+	s   *slots.Slot
 	o   Observed
 	m   Memory
 	now time.Time

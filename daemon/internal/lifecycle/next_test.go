@@ -169,7 +169,7 @@ func TestNext(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			c := ready()
 			tt.change(c)
-			checkStep(t, Next(c.s, c.o, c.m, t0), tt.do, tt.phase, tt.reason, tt.at, tt.words)
+			checkStep(t, Next(&c.s, c.o, c.m, t0), tt.do, tt.phase, tt.reason, tt.at, tt.words)
 		})
 	}
 }
@@ -303,10 +303,10 @@ func TestNextReleases(t *testing.T) {
 			c := ready()
 			c.leaving()
 			tt.change(c)
-			checkStep(t, Next(c.s, c.o, c.m, t0), tt.do, tt.phase, tt.reason, tt.at, tt.words)
+			checkStep(t, Next(&c.s, c.o, c.m, t0), tt.do, tt.phase, tt.reason, tt.at, tt.words)
 		})
 	}
 	c := ready()
 	c.o.Abandoned = true
-	checkStep(t, Next(c.s, c.o, c.m, t0), Wait, Attached, "", time.Time{}, "")
+	checkStep(t, Next(&c.s, c.o, c.m, t0), Wait, Attached, "", time.Time{}, "")
 }

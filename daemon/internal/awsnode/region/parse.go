@@ -40,11 +40,16 @@ func (p *parser) text(key string, s *string, check func(string) error) string {
 	return v
 }
 
+// common is text for a value that many things have: they share it.
+func (p *parser) common(key string, s *string, check func(string) error) string {
+	return shared(aws.String(p.text(key, s, check)))
+}
+
 func (p *parser) oneOf(key, value string, known ...string) string {
 	if !slices.Contains(known, value) {
 		p.refuse(key, value, "want one of %q", known)
 	}
-	return value
+	return shared(&value)
 }
 
 func (p *parser) index(key string, n *int32) int {
@@ -122,12 +127,14 @@ func interfaceOf(n *types.NetworkInterface) vpc.Interface {
 	var p parser
 	i := vpc.Interface{
 		ID: p.text("networkInterfaceId", n.NetworkInterfaceId, isENI), MAC: p.text("macAddress", n.MacAddress, isMAC),
-		SubnetID: p.text("subnetId", n.SubnetId, isSubnet), VPCID: p.text("vpcId", n.VpcId, given), Zone: p.text("availabilityZone", n.AvailabilityZone, given),
+		SubnetID: p.common("subnetId", n.SubnetId, isSubnet), VPCID: p.common("vpcId", n.VpcId, given),
+		Zone:        p.common("availabilityZone", n.AvailabilityZone, given),
 		Status:      p.oneOf("status", string(n.Status), "pending", "available", "associated", "attaching", "in-use", "detaching"),
-		Description: aws.ToString(n.Description), SourceDestCheck: aws.ToBool(n.SourceDestCheck), Tags: tagsOf(n.TagSet), Type: string(n.InterfaceType),
+		Description: aws.ToString(n.Description), SourceDestCheck: aws.ToBool(n.SourceDestCheck), Tags: tagsOf(n.TagSet),
+		Type: shared(aws.String(string(n.InterfaceType))),
 	}
 	for _, g := range n.Groups {
-		i.Groups = append(i.Groups, p.text("groupId", g.GroupId, given))
+		i.Groups = append(i.Groups, p.common("groupId", g.GroupId, given))
 	}
 	slices.Sort(i.Groups)
 	for _, a := range n.PrivateIpAddresses {
@@ -148,7 +155,7 @@ func interfaceOf(n *types.NetworkInterface) vpc.Interface {
 	}
 	if a := n.Attachment; a != nil {
 		i.Attachment = &vpc.Attachment{
-			ID: p.text("attachmentId", a.AttachmentId, given), Instance: aws.ToString(a.InstanceId), DeviceIndex: p.index("deviceIndex", a.DeviceIndex),
+			ID: p.text("attachmentId", a.AttachmentId, given), Instance: shared(a.InstanceId), DeviceIndex: p.index("deviceIndex", a.DeviceIndex),
 			Status:              p.oneOf("attachment.status", string(a.Status), "attaching", "attached", "detaching", "detached"),
 			DeleteOnTermination: aws.ToBool(a.DeleteOnTermination),
 		}
@@ -172,16 +179,16 @@ func interfaceOf(n *types.NetworkInterface) vpc.Interface {
 func instanceOf(n *types.Instance) (vpc.Instance, error) {
 	var p parser
 	i := vpc.Instance{
-		ID: p.text("instanceId", n.InstanceId, matches(instancePattern)), Type: p.text("instanceType", aws.String(string(n.InstanceType)), given),
-		VPCID: aws.ToString(n.VpcId), SubnetID: aws.ToString(n.SubnetId), Tags: tagsOf(n.Tags),
+		ID: p.text("instanceId", n.InstanceId, matches(instancePattern)), Type: p.common("instanceType", aws.String(string(n.InstanceType)), given),
+		VPCID: shared(n.VpcId), SubnetID: shared(n.SubnetId), Tags: tagsOf(n.Tags),
 	}
 	if n.Placement != nil {
-		i.Zone = aws.ToString(n.Placement.AvailabilityZone)
+		i.Zone = shared(n.Placement.AvailabilityZone)
 	}
 	if n.State != nil {
 		i.State = string(n.State.Name)
 	}
-	p.oneOf("state", i.State, "pending", "running", "shutting-down", "terminated", "stopping", "stopped")
+	i.State = p.oneOf("state", i.State, "pending", "running", "shutting-down", "terminated", "stopping", "stopped")
 	return i, p.err("instance", n.InstanceId)
 }
 

@@ -14,7 +14,7 @@ import (
 var t0 = time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
 
 func create(subnet string) lifecycle.Step {
-	return lifecycle.Step{Do: lifecycle.Create, Slot: slots.Slot{Subnet: subnet}}
+	return lifecycle.Step{Do: lifecycle.Create, Slot: &slots.Slot{Subnet: subnet}}
 }
 
 func refused(kind vpc.EC2Kind) error { return &vpc.EC2Error{Kind: kind, Err: errors.New("refused")} }
@@ -37,7 +37,7 @@ func TestSubnetFull(t *testing.T) {
 	if _, ok := b.Closed(create("b"), now); !ok {
 		t.Error("another subnet is held back")
 	}
-	if _, ok := b.Closed(lifecycle.Step{Do: lifecycle.Delete, Slot: slots.Slot{Subnet: "a"}}, now); !ok {
+	if _, ok := b.Closed(lifecycle.Step{Do: lifecycle.Delete, Slot: &slots.Slot{Subnet: "a"}}, now); !ok {
 		t.Error("another action is held back")
 	}
 	b.Try(create("a"))

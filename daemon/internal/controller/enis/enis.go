@@ -29,12 +29,12 @@ type Store struct {
 
 // record is one ENI. A deleted one stays until no description may show it.
 type record struct {
-	seen    vpc.Interface // as EC2 described it, or as Create answered
-	at      time.Time     // the begin of that description
-	created time.Time     // by us; zero if not
-	deleted time.Time     // by us; zero if not
+	seen    *vpc.Interface // as EC2 described it, or as Create answered; nobody changes it
+	at      time.Time      // the begin of that description
+	created time.Time      // by us; zero if not
+	deleted time.Time      // by us; zero if not
 	edits   []edit
-	now     *vpc.Interface // seen with edits; seen itself without any
+	now     *vpc.Interface // seen with edits; seen itself without any; nobody changes it
 }
 
 type edit struct {
@@ -68,12 +68,12 @@ func (s *Store) See(began time.Time, list ...vpc.Interface) {
 		}
 		r := s.records[v.ID]
 		if v.Unreadable != nil && r != nil {
-			last := r.seen
+			last := *r.seen
 			last.Unreadable = v.Unreadable
 			v = last
 		}
 		if r == nil {
-			r = &record{}
+			r = &record{seen: &vpc.Interface{}}
 			s.records[v.ID] = r
 		}
 		if began.Before(r.at) {
@@ -87,8 +87,8 @@ func (s *Store) See(began time.Time, list ...vpc.Interface) {
 		if maps.Equal(v.Tags, r.seen.Tags) {
 			v.Tags = r.seen.Tags // thousands of ENIs are described again and again
 		}
-		s.unlink(r) // r.now may be r.seen
-		r.seen, r.at = v, began
+		s.unlink(r)
+		r.seen, r.at = &v, began
 		s.renew(r)
 	}
 }
@@ -149,16 +149,16 @@ func (s *Store) miss(id string, r *record, began time.Time) {
 	delete(s.records, id)
 }
 
-// Created notes an ENI that the controller created, and returns it as it is kept.
-func (s *Store) Created(at time.Time, v vpc.Interface) vpc.Interface {
+// Created notes an ENI that the controller created, and returns it as it is kept: nobody may change it.
+func (s *Store) Created(at time.Time, v vpc.Interface) *vpc.Interface {
 	v = trim(v)
-	r := &record{seen: v, at: at, created: at}
+	r := &record{seen: &v, at: at, created: at}
 	if old := s.records[v.ID]; old != nil {
 		s.unlink(old)
 	}
 	s.records[v.ID] = r
 	s.renew(r)
-	return v
+	return &v
 }
 
 // Wrote notes a write to an ENI.
@@ -228,9 +228,9 @@ func (s *Store) slot(r *record) string {
 // renew computes r.now, and its places in the indexes.
 func (s *Store) renew(r *record) {
 	s.unlink(r)
-	r.now = &r.seen
+	r.now = r.seen
 	if len(r.edits) > 0 {
-		r.now = new(r.seen)
+		r.now = new(*r.seen)
 		if a := r.seen.Attachment; a != nil {
 			r.now.Attachment = new(*a)
 		}

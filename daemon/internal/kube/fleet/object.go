@@ -152,7 +152,9 @@ func trimSpec(s v1alpha1.ENINodeStateSpec) v1alpha1.ENINodeStateSpec {
 	}
 	for i := range s.Attachments {
 		e := &s.Attachments[i]
-		for _, text := range []*string{&e.NodeENI.Name, &e.NodeENI.UID, &e.SubnetID, &e.SubnetCIDR, &e.DPDKDriver, &e.ResourceName} {
+		for _, text := range []*string{
+			&e.NodeENI.Name, &e.NodeENI.UID, &e.InstanceID, &e.SubnetID, &e.SubnetCIDR, &e.DPDKDriver, &e.ResourceName, &e.Wanted, &e.Phase, &e.Reason,
+		} {
 			*text = shared(*text)
 		}
 	}
