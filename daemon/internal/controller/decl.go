@@ -114,7 +114,7 @@ func (l *loop) lookAtDecl(name string) {
 	switch {
 	case o.Fault != "":
 		if d.said.Once("unreadable", o.Version) {
-			l.tell(true, o.Name, o.UID, told.UnreadableNodeENI, fmt.Sprintf("NodeENI %s cannot be read, so its ENIs stay as they are: %s", name, o.Fault))
+			l.tell(true, o.Name, o.UID, "", told.UnreadableNodeENI, fmt.Sprintf("NodeENI %s cannot be read, so its ENIs stay as they are: %s", name, o.Fault))
 		}
 		return
 	case now.Before(d.retryAt):
@@ -152,7 +152,7 @@ func (l *loop) finish(d *decl) {
 	left := l.members[o.UID]
 	if slots.Abandoned(o.Is) {
 		if d.said.Once("abandoned", "") {
-			l.tell(true, o.Name, o.UID, lifecycle.Abandoned, abandoned(left, d.left))
+			l.tell(true, o.Name, o.UID, "", lifecycle.Abandoned, abandoned(left, d.left))
 		}
 		l.change(d, l.Cluster.RemoveFinalizer)
 		return
@@ -209,7 +209,7 @@ func (l *loop) writeStatus(d *decl, now time.Time) {
 	all = entries.Public(all, o.Name, o.Is.Status.Attachments, l.AdoptPublic, l.enis.ENI)
 	list, truncated, changed := slots.Status(o.Is.Status.Attachments, all, now)
 	if truncated && d.said.Once("truncated", "") {
-		l.tell(false, o.Name, o.UID, told.StatusTruncated,
+		l.tell(false, o.Name, o.UID, "", told.StatusTruncated,
 			fmt.Sprintf("status.attachments lists %d of %d attachments; kubectl get ens has all", len(list), len(members)))
 	}
 	if !changed {

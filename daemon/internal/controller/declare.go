@@ -139,7 +139,7 @@ func (l *loop) noteFaults(n *node, faults []slots.Fault) {
 		if d == nil || !d.said.Once(subject, f.Message) {
 			continue
 		}
-		l.tell(true, f.NodeENI.Name, f.NodeENI.UID, f.Reason, f.Message)
+		l.tell(true, f.NodeENI.Name, f.NodeENI.UID, f.Node, f.Reason, f.Message)
 		l.Log.WithFields(map[string]any{"nodeeni": f.NodeENI.Name, "node": f.Node, "reason": f.Reason}).Warn(f.Message)
 	}
 	for k := range n.faults {

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -8,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
@@ -84,6 +86,9 @@ func TestEvents(t *testing.T) {
 				time.Sleep(40 * time.Minute)
 				w.must(map[string]int{reason: 1})
 				for _, e := range w.events {
+					if e.Warning && e.Node != "node-1" && !slices.Contains([]string{slots.InvalidSubnet, lifecycle.Abandoned}, e.Reason) {
+						t.Errorf("Event %+v, want it also for node-1", e)
+					}
 					if e.Message == "" || e.NodeENI == "" || e.UID == "" || strings.Contains(e.Message, "%!") {
 						t.Errorf("Event %+v", e)
 					}

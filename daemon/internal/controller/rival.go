@@ -83,6 +83,6 @@ func (l *loop) noteRival() {
 	why += ": no ENI is changed until it ends; scale the other controller to 0 (docs/migration.md)"
 	l.Log.WithField("reason", told.OtherController).Warn(why)
 	for name, d := range l.decls {
-		l.tell(true, name, d.object.UID, told.OtherController, why)
+		l.tell(true, name, d.object.UID, "", told.OtherController, why)
 	}
 }

@@ -18,12 +18,13 @@ func (l *loop) log(n *node, s *slot) logrus.FieldLogger {
 	return l.Log.WithFields(logrus.Fields{"slot": string(s.ID), "node": n.name, "instance": s.Instance, "nodeeni": s.NodeENI.Name, "eni": s.mem.ENI})
 }
 
-func (l *loop) tell(warning bool, nodeENI, uid, reason, message string) {
-	l.Cluster.Tell(fleet.Event{NodeENI: nodeENI, UID: uid, Warning: warning, Reason: reason, Message: message})
+// tell sends an Event about a NodeENI, and a warning also about the node; "" for none.
+func (l *loop) tell(warning bool, nodeENI, uid, node, reason, message string) {
+	l.Cluster.Tell(fleet.Event{NodeENI: nodeENI, UID: uid, Node: node, Warning: warning, Reason: reason, Message: message})
 }
 
 func (l *loop) tellSlot(s *slot, warning bool, reason, message string) {
-	l.tell(warning, s.NodeENI.Name, s.NodeENI.UID, reason, message)
+	l.tell(warning, s.NodeENI.Name, s.NodeENI.UID, s.Node, reason, message)
 }
 
 // told notes the state of a slot that waits, and tells it once.

@@ -292,6 +292,36 @@ func TestControllerRival(t *testing.T) {
 	r.one(r.awaitEntry("an attached entry", attached))
 }
 
+// TestControllerNodeEvent: kubectl describe node finds a warning about the node's slot, once.
+func TestControllerNodeEvent(t *testing.T) {
+	r := newRegion(t)
+	r.ec2.Fail("CreateNetworkInterface", "OperationNotPermitted")
+	r.start("a")
+	r.declareENI()
+	node, err := r.Admin.CoreV1().Nodes().Get(t.Context(), fleetNode, metav1.GetOptions{})
+	cluster.Must(t, err)
+	found := func() error {
+		// As kubectl describe asks.
+		list, err := r.Admin.CoreV1().Events("").List(t.Context(), metav1.ListOptions{
+			FieldSelector: "involvedObject.kind=Node,involvedObject.name=" + fleetNode + ",involvedObject.uid=" + string(node.UID),
+		})
+		if err != nil {
+			return err
+		}
+		var got []string
+		for _, e := range list.Items {
+			got = append(got, fmt.Sprint(e.Type, " ", e.Reason, " ", e.Count))
+		}
+		slices.Sort(got)
+		if want := []string{"Warning ENICreationFailed 1", "Warning NotPermitted 1"}; !slices.Equal(got, want) {
+			return fmt.Errorf("Events %q, want %q", got, want)
+		}
+		return nil
+	}
+	cluster.Eventually(t, "Events of the Node", soon, found)
+	cluster.Holds(t, "no further Event", calm/2, found)
+}
+
 func wait(t *testing.T, done <-chan struct{}) {
 	t.Helper()
 	select {

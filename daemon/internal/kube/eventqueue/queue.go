@@ -61,6 +61,17 @@ func (q *Queue) Add(events ...Event) {
 	}
 }
 
+// AddSpare queues an Event that repeats another about a second object, unless the queue is half full. A fault of all nodes at once
+// then displaces no other Event.
+func (q *Queue) AddSpare(event Event) {
+	q.mu.Lock()
+	full := q.lines.count >= maxEvents/2
+	q.mu.Unlock()
+	if !full {
+		q.Add(event)
+	}
+}
+
 // Dropped counts the Events given up.
 func (q *Queue) Dropped() uint64 {
 	q.mu.Lock()

@@ -101,6 +101,21 @@ func TestNoteQueueIsFair(t *testing.T) {
 	}
 }
 
+// TestSpare: a spare Event displaces no other, and is not counted as dropped.
+func TestSpare(t *testing.T) {
+	q := New(Options{Now: time.Now, Log: fakekube.Quiet()})
+	for i := range maxEvents {
+		q.AddSpare(Event{About: corev1.ObjectReference{Name: fmt.Sprint("node-", i)}})
+	}
+	for i := range maxEvents / 2 {
+		q.Add(Event{About: corev1.ObjectReference{Name: fmt.Sprint("nodeeni-", i)}})
+	}
+	q.AddSpare(Event{About: corev1.ObjectReference{Name: "late"}})
+	if q.lines.count != maxEvents || q.Dropped() != 0 || q.lines.byObject[corev1.ObjectReference{Name: "late"}] != nil {
+		t.Errorf("%d wait, %d dropped, want %d and 0", q.lines.count, q.Dropped(), maxEvents)
+	}
+}
+
 // TestRefusedForLong: the Queue gives up an Event forbidden for longer than the API server keeps Events, but not one without answer.
 func TestRefusedForLong(t *testing.T) {
 	forbidden := apierrors.NewForbidden(schema.GroupResource{Resource: "events"}, "e", errors.New("RBAC"))

@@ -80,7 +80,7 @@ func (s *apiServer) event(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.do(func() {
-		s.events = append(s.events, e.Type+" "+e.InvolvedObject.Kind+" "+e.InvolvedObject.Name+" "+e.Reason)
+		s.events = append(s.events, e.Type+" "+e.InvolvedObject.Kind+" "+e.InvolvedObject.Name+" "+string(e.InvolvedObject.UID)+" "+e.Reason+": "+e.Message)
 	})
 	fakekube.Respond(w, http.StatusCreated, o)
 }

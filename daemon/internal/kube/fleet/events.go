@@ -1,6 +1,8 @@
 package fleet
 
 import (
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -10,10 +12,9 @@ import (
 
 // Event is an Event to send. Like ones are counted, and at most 25 about one object are sent at once, then one every 5 minutes.
 type Event struct {
-	// NodeENI is the NodeENI that it is about; "" for Node.
-	NodeENI, Node string
-	// UID is the object's; "" if unknown.
-	UID             string
+	// NodeENI and UID are those that it is about. A warning also goes to Node, unless that is "" or there is none.
+	NodeENI, UID, Node string
+
 	Warning         bool
 	Reason, Message string
 }
@@ -21,14 +22,19 @@ type Event struct {
 // Tell queues an Event. It does not block.
 func (f *Fleet) Tell(e Event) {
 	about := corev1.ObjectReference{APIVersion: v1alpha1.APIVersion, Kind: v1alpha1.Kind, Name: e.NodeENI, UID: types.UID(e.UID)}
-	if e.NodeENI == "" {
-		about = corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: e.Node, UID: types.UID(e.UID)}
+	if !e.Warning {
+		f.events.Add(eventqueue.Event{About: about, Kind: corev1.EventTypeNormal, Reason: e.Reason, Message: e.Message})
+		return
 	}
-	kind := corev1.EventTypeNormal
-	if e.Warning {
-		kind = corev1.EventTypeWarning
+	f.events.Add(eventqueue.Event{About: about, Kind: corev1.EventTypeWarning, Reason: e.Reason, Message: e.Message})
+	if n := f.Node(e.Node); n != nil {
+		message, name := e.Message, "NodeENI "+e.NodeENI
+		if !strings.Contains(message, name) {
+			message = name + ": " + message
+		}
+		about = corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: e.Node, UID: types.UID(n.UID)} // kubectl describe asks for the UID
+		f.events.AddSpare(eventqueue.Event{About: about, Kind: corev1.EventTypeWarning, Reason: e.Reason, Message: message})
 	}
-	f.events.Add(eventqueue.Event{About: about, Kind: kind, Reason: e.Reason, Message: e.Message})
 }
 
 // Dropped counts the Events given up.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -183,14 +184,27 @@ func TestUnknown(t *testing.T) {
 	}
 }
 
-// TestEvents are sent in order.
+// TestEvents: Events of a NodeENI are sent in order, and a warning about a node also to its Node, by the UID that kubectl asks for.
 func TestEvents(t *testing.T) {
 	s := newAPIServer(t, true)
+	s.put(pathNodes, "node-a", aNode)
 	f := run(t, s.serve())
-	f.Tell(Event{NodeENI: "a", UID: "u", Reason: "ENIAttached", Message: "m"})
-	f.Tell(Event{Node: "node-a", Warning: true, Reason: "WaitingForNode", Message: "m"})
-	fakekube.Await(t, "both", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.events) == 2 })
-	if diff := cmp.Diff([]string{"Normal NodeENI a ENIAttached", "Warning Node node-a WaitingForNode"}, s.events); diff != "" || f.Dropped() != 0 {
+	synced(t, f)
+	f.Tell(Event{NodeENI: "a", UID: "u", Node: "node-a", Reason: "ENIAttached", Message: "m"})
+	f.Tell(Event{NodeENI: "a", UID: "u", Node: "node-a", Warning: true, Reason: "WaitingForNode", Message: "m"})
+	f.Tell(Event{NodeENI: "a", UID: "u", Node: "node-a", Warning: true, Reason: "NoSubnetInZone", Message: "NodeENI a has no subnet"})
+	f.Tell(Event{NodeENI: "a", UID: "u", Node: "gone", Warning: true, Reason: "InstanceGone", Message: "m"})
+	f.Tell(Event{NodeENI: "a", UID: "u", Warning: true, Reason: "NoSubnet", Message: "m"})
+	want := []string{
+		"Normal NodeENI a u ENIAttached: m", "Warning NodeENI a u InstanceGone: m", "Warning NodeENI a u NoSubnet: m", "Warning NodeENI a u WaitingForNode: m",
+		"Warning Node node-a " + f.Node("node-a").UID + " WaitingForNode: NodeENI a: m",
+		"Warning NodeENI a u NoSubnetInZone: NodeENI a has no subnet",
+		"Warning Node node-a " + f.Node("node-a").UID + " NoSubnetInZone: NodeENI a has no subnet",
+	}
+	fakekube.Await(t, "all", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.events) == len(want) })
+	slices.Sort(want)
+	slices.Sort(s.events)
+	if diff := cmp.Diff(want, s.events); diff != "" || f.Dropped() != 0 {
 		t.Errorf("Events (-want +got):\n%s", diff)
 	}
 }
