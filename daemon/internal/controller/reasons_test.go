@@ -96,7 +96,7 @@ func TestReasonsAreConstants(t *testing.T) {
 				return true
 			}
 			f, ok := c.Fun.(*ast.SelectorExpr)
-			at := map[string]int{"tell": 3, "tellSlot": 2}
+			at := map[string]int{"tell": 4, "tellSlot": 2}
 			if !ok || at[f.Sel.Name] == 0 || len(c.Args) <= at[f.Sel.Name] {
 				return true
 			}

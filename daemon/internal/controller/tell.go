@@ -18,7 +18,6 @@ func (l *loop) log(n *node, s *slot) logrus.FieldLogger {
 	return l.Log.WithFields(logrus.Fields{"slot": string(s.ID), "node": n.name, "instance": s.Instance, "nodeeni": s.NodeENI.Name, "eni": s.mem.ENI})
 }
 
-// tell sends an Event about a NodeENI, and a warning also about the node; "" for none.
 func (l *loop) tell(warning bool, nodeENI, uid, node, reason, message string) {
 	l.Cluster.Tell(fleet.Event{NodeENI: nodeENI, UID: uid, Node: node, Warning: warning, Reason: reason, Message: message})
 }
