@@ -17,7 +17,7 @@ RUN GOOS=linux GOARCH=$TARGETARCH make build VERSION=$VERSION COMMIT="$COMMIT" &
 FROM scratch
 ARG VERSION=dev
 LABEL org.opencontainers.image.title="multi-eni-cni" \
-      org.opencontainers.image.description="ENIs and SR-IOV devices for pods by the name of their NodeENI: the daemon multi-enid and the CNI plugins multi-eni and eni-ipam" \
+      org.opencontainers.image.description="ENIs and SR-IOV devices for pods by the name of their NodeENI: the daemon and controller multi-enid, and the CNI plugins multi-eni and eni-ipam" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="$VERSION"
 # multi-enid install takes the plugins from its own folder. licenses/ has LICENSE and THIRD_PARTY_NOTICES.

@@ -1,5 +1,6 @@
 // Command multi-enid keeps a node's inventory of ENIs and the config of its SR-IOV device
-// plugin in line with the NodeENI objects. The multi-eni plugin gives the devices to pods.
+// plugin in line with the NodeENI objects. The multi-eni plugin gives the devices to pods. Its
+// subcommand controller makes the ENIs of a cluster.
 package main
 
 import (
@@ -45,7 +46,8 @@ func (p program) rootCommand(ctx context.Context) *cobra.Command {
 		Short: "Keep this node's ENIs as its NodeENIs say, for the multi-eni plugin",
 		Long: `multi-enid runs on each node of a Kubernetes cluster in AWS. It keeps the node's
 ENIs as the NodeENI objects say, so that the CNI plugin multi-eni can give them to
-pods. It also shows the devices of a node, and installs the plugin.
+pods. It also shows the devices of a node, and installs the plugin. Its controller,
+once per cluster, creates, attaches, detaches and deletes the ENIs that NodeENIs declare.
 
 Documentation: ` + projectURL,
 	}
