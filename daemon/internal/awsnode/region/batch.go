@@ -10,9 +10,12 @@ import (
 )
 
 const (
-	// A batch is asked idle after its last value, and most after its first.
+	// A batch is asked idle after its last value, and most after its first. If none of its callers is more urgent than PriorityBulk, it waits
+	// longer: EC2's rate then spaces the values, and a batch is to have many.
 	batchIdle = 100 * time.Millisecond
 	batchMost = time.Second
+	bulkIdle  = time.Second
+	bulkMost  = 5 * time.Second
 	// batchValues is EC2's limit for the values of a filter.
 	batchValues = 200
 )
@@ -66,7 +69,7 @@ func (b *batcher[V]) join(ctx context.Context, now time.Time, value string) *bat
 	if at == nil {
 		at = &batch[V]{index: map[string]int{}, priority: vpc.PrioritySweep, first: now, done: make(chan struct{})}
 		at.ctx, at.cancel = context.WithCancel(context.WithoutCancel(ctx))
-		at.timer = time.AfterFunc(batchIdle, func() { b.close(at) })
+		at.timer = time.AfterFunc(bulkIdle, func() { b.close(at) })
 		b.open = at
 	}
 	at.callers++
@@ -81,7 +84,11 @@ func (b *batcher[V]) join(ctx context.Context, now time.Time, value string) *bat
 		go b.run(at) //nolint:contextcheck // a batch belongs to several callers
 		return at
 	}
-	at.timer.Reset(min(batchIdle, at.first.Add(batchMost).Sub(now)))
+	idle, most := batchIdle, batchMost
+	if at.priority >= vpc.PriorityBulk {
+		idle, most = bulkIdle, bulkMost
+	}
+	at.timer.Reset(min(idle, at.first.Add(most).Sub(now)))
 	return at
 }
 

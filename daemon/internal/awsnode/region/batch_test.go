@@ -57,14 +57,15 @@ func (a *asked) made() []string {
 }
 
 func TestBatch(t *testing.T) {
+	const single = vpc.PrioritySingle
 	type question struct {
 		at       time.Duration
 		value    string
-		priority vpc.Priority
+		priority vpc.Priority // 0 is PriorityBulk
 	}
-	each90 := func(n int) (q []question) {
+	each := func(n int, every time.Duration, p vpc.Priority) (q []question) {
 		for i := range n {
-			q = append(q, question{at: time.Duration(i) * 90 * time.Millisecond, value: fmt.Sprint(i)})
+			q = append(q, question{at: time.Duration(i) * every, value: fmt.Sprint(i), priority: p})
 		}
 		return q
 	}
@@ -72,15 +73,19 @@ func TestBatch(t *testing.T) {
 		questions []question
 		want      []string
 	}{
-		"one":            {[]question{{value: "a"}}, []string{"100ms 0 [a]"}},
-		"the same twice": {[]question{{value: "a"}, {at: 10 * time.Millisecond, value: "a"}}, []string{"110ms 0 [a]"}},
-		"idle in between": {[]question{{value: "a"}, {at: 150 * time.Millisecond, value: "b"}},
-			[]string{"100ms 0 [a]", "250ms 0 [b]"}},
-		"never idle": {each90(13), []string{"1s 0 [0 1 2 3 4 5 6 7 8 9 10 11]", "1.18s 0 [12]"}},
-		"an error":   {[]question{{value: "a"}, {at: time.Millisecond, value: "bad one"}}, []string{"101ms 0 [a bad one]"}},
+		"one":             {each(1, 0, single), []string{"100ms -1 [0]"}},
+		"the same twice":  {[]question{{value: "a", priority: single}, {at: 10 * time.Millisecond, value: "a", priority: single}}, []string{"110ms -1 [a]"}},
+		"idle in between": {each(2, 150*time.Millisecond, single), []string{"100ms -1 [0]", "250ms -1 [1]"}},
+		"never idle":      {each(13, 90*time.Millisecond, single), []string{"1s -1 [0 1 2 3 4 5 6 7 8 9 10 11]", "1.18s -1 [12]"}},
+		"an error":        {[]question{{value: "a", priority: single}, {at: time.Millisecond, value: "bad one"}}, []string{"101ms -1 [a bad one]"}},
 		"the most urgent counts": {[]question{{value: "a", priority: vpc.PrioritySweep}, {at: time.Millisecond, value: "b", priority: vpc.PriorityRelease},
 			{at: 2 * time.Millisecond, value: "c", priority: vpc.PriorityBulk}}, []string{"102ms -2 [a b c]"}},
-		"sweep": {[]question{{value: "a", priority: vpc.PrioritySweep}}, []string{"100ms 1 [a]"}},
+		"sweep":    {each(1, 0, vpc.PrioritySweep), []string{"1s 1 [0]"}},
+		"one bulk": {each(1, 0, vpc.PriorityBulk), []string{"1s 0 [0]"}},
+		"bulk at the default rate": {each(24, 240*time.Millisecond, vpc.PriorityBulk),
+			[]string{"5s 0 [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20]", "6.52s 0 [21 22 23]"}},
+		"an urgent one ends the patience": {append(each(8, 250*time.Millisecond, vpc.PriorityBulk), question{at: 1800 * time.Millisecond, value: "a", priority: single}),
+			[]string{"1.8s -1 [0 1 2 3 4 5 6 7 a]"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -111,7 +116,7 @@ func TestBatchOf200(t *testing.T) {
 		begin := time.Now()
 		for i := range batchValues + 1 {
 			wg.Go(func() {
-				if _, err := a.batch.Ask(t.Context(), time.Now, fmt.Sprintf("%03d", i)); err != nil {
+				if _, err := a.batch.Ask(vpc.WithPriority(t.Context(), vpc.PrioritySingle), time.Now, fmt.Sprintf("%03d", i)); err != nil {
 					t.Error(err)
 				}
 			})
@@ -134,10 +139,10 @@ func TestBatchGivenUp(t *testing.T) {
 		takes    time.Duration
 		want     []string
 	}{
-		"one of two":        {[]time.Duration{50 * time.Millisecond, time.Hour}, time.Second, []string{"100ms 0 [0 1]"}},
+		"one of two":        {[]time.Duration{50 * time.Millisecond, time.Hour}, time.Second, []string{"100ms -1 [0 1]"}},
 		"both before":       {[]time.Duration{50 * time.Millisecond, 60 * time.Millisecond}, time.Second, nil},
-		"both under way":    {[]time.Duration{500 * time.Millisecond, 600 * time.Millisecond}, time.Second, []string{"100ms 0 [0 1]", "600ms ended"}},
-		"the first of both": {[]time.Duration{time.Hour, 500 * time.Millisecond}, time.Second, []string{"100ms 0 [0 1]"}},
+		"both under way":    {[]time.Duration{500 * time.Millisecond, 600 * time.Millisecond}, time.Second, []string{"100ms -1 [0 1]", "600ms ended"}},
+		"the first of both": {[]time.Duration{time.Hour, 500 * time.Millisecond}, time.Second, []string{"100ms -1 [0 1]"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -149,7 +154,7 @@ func TestBatchGivenUp(t *testing.T) {
 					wg.Go(func() {
 						ctx, cancel := context.WithTimeout(t.Context(), patience)
 						defer cancel()
-						_, errs[i] = a.batch.Ask(ctx, time.Now, fmt.Sprint(i))
+						_, errs[i] = a.batch.Ask(vpc.WithPriority(ctx, vpc.PrioritySingle), time.Now, fmt.Sprint(i))
 					})
 					synctest.Wait()
 				}
