@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/adopt"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/calls"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/enis"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/entries"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/queue"
@@ -207,115 +208,29 @@ func (l *loop) finalized(s *slot) bool {
 // act makes the step's call.
 func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
 	s.busy = true
+	pool, confirm := l.looks, func(context.Context) error { return nil }
 	if step.Do.Mutates() {
-		s.ground = n.ground(s)
+		pool, s.ground = l.changes, n.ground(s)
+	}
+	if step.Do == lifecycle.Detach || step.Do == lifecycle.ForceDetach {
+		name, seen := n.name, n.state
+		confirm = func(ctx context.Context) error { return l.Cluster.Confirm(ctx, name, seen) }
 	}
 	l.breakers.Try(step)
-	began := l.Now()
-	id, instance := string(s.ID), s.Instance // calls must not read s
-	note := func(r lifecycle.Result) {
-		l.breakers.Ended(step, r.Err, l.Now())
-		l.ended(n, s, step, r)
-	}
-	switch step.Do {
-	case lifecycle.LookUp:
-		do(l, l.looks, l.urgency(s, step), func(ctx context.Context) ([]vpc.Interface, error) { return l.EC2.BySlot(ctx, id) },
-			func(list []vpc.Interface, err error) {
-				if err == nil {
-					l.enis.SeeSlot(began, id, list)
-				}
-				note(lifecycle.Result{Err: err})
-			})
-	case lifecycle.Describe:
-		do(l, l.looks, l.urgency(s, step), func(ctx context.Context) (vpc.Interface, error) { return l.EC2.Interface(ctx, step.ENI) },
-			func(v vpc.Interface, err error) {
-				r := lifecycle.Result{Err: err, Interface: &v}
-				switch {
-				case err == nil:
-					l.enis.See(began, v)
-				case enis.NotFound(err):
-					l.enis.Missing(began, step.ENI)
-				}
-				note(r)
-			})
-	case lifecycle.ReadInstance:
-		do(l, l.looks, l.urgency(s, step), func(ctx context.Context) (vpc.Instance, error) { return l.EC2.Instance(ctx, instance) },
-			func(i vpc.Instance, err error) {
-				if err == nil {
-					s.instance, s.instanceAt = &i, began
-				}
-				note(lifecycle.Result{Err: err})
-			})
-	case lifecycle.Create:
-		attempt := s.mem.Attempt // thousands may wait: the parameters are made when it is their turn
-		call := func(ctx context.Context) (vpc.Interface, error) {
-			return l.EC2.Create(ctx, slots.Creation(*step.Slot, l.cluster, attempt))
+	began, attempt := l.Now(), s.mem.Attempt
+	do(l, pool, l.urgency(s, step), func(ctx context.Context) (calls.Answer, error) {
+		if err := confirm(ctx); err != nil {
+			return calls.Answer{Result: lifecycle.Result{Err: err}}, err
 		}
-		do(l, l.changes, l.urgency(s, step), call, func(v vpc.Interface, err error) {
-			r := lifecycle.Result{Err: err}
-			if err == nil {
-				if len(v.Tags) == 0 {
-					v.Tags = slots.Tags(*step.Slot, l.cluster)
-				}
-				r.Interface = l.enis.Created(l.Now(), v)
-			}
-			note(r)
-		})
-	case lifecycle.Attach:
-		j := slots.Joining(*step.Slot, step.ENI)
-		do(l, l.changes, l.urgency(s, step), func(ctx context.Context) (string, error) { return l.EC2.Attach(ctx, j) },
-			func(id string, err error) {
-				if err == nil {
-					l.enis.Wrote(l.Now(), step.ENI, enis.Attach(id, j))
-				}
-				note(lifecycle.Result{Err: err, Attachment: id})
-			})
-	default:
-		l.edit(n, s, &step, note)
-	}
-}
-
-// edit makes a call that answers nothing.
-func (l *loop) edit(n *node, s *slot, step *lifecycle.Step, note func(lifecycle.Result)) {
-	v, eni, attachment := step.Slot, step.ENI, step.Attachment
-	var call func(context.Context) error
-	var write enis.Write
-	switch step.Do { //nolint:exhaustive // act has the others
-	case lifecycle.SetTermination:
-		value := v.Options.DeleteOnTermination
-		call = func(ctx context.Context) error { return l.EC2.SetDeleteOnTermination(ctx, eni, attachment, value) }
-		write = enis.DeleteOnTermination(attachment, value)
-	case lifecycle.SetGroups:
-		call = func(ctx context.Context) error { return l.EC2.SetGroups(ctx, eni, v.Groups) }
-		write = enis.Groups(v.Groups)
-	case lifecycle.SetSourceDestCheck:
-		value := *v.Options.SourceDestCheck
-		call = func(ctx context.Context) error { return l.EC2.SetSourceDestCheck(ctx, eni, value) }
-		write = enis.SourceDestCheck(value)
-	case lifecycle.Tag:
-		tags := slots.Tags(*v, l.cluster)
-		call = func(ctx context.Context) error { return l.EC2.SetTags(ctx, eni, tags) }
-		write = enis.Tags(tags)
-	case lifecycle.Detach, lifecycle.ForceDetach:
-		name, seen := n.name, n.state
-		call = func(ctx context.Context) error {
-			if err := l.Cluster.Confirm(ctx, name, seen); err != nil {
-				return err
-			}
-			return l.EC2.Detach(ctx, attachment, step.Do == lifecycle.ForceDetach)
+		a := calls.Make(ctx, l.EC2, l.cluster, attempt, step)
+		return a, a.Err
+	}, func(a calls.Answer, err error) {
+		a.Note(l.enis, began, l.Now())
+		if err == nil && a.Instance != nil {
+			s.instance, s.instanceAt = a.Instance, began
 		}
-		write = enis.Detach(attachment)
-	case lifecycle.Delete:
-		call = func(ctx context.Context) error { return l.EC2.Delete(ctx, eni) }
-	}
-	do(l, l.changes, l.urgency(s, *step), func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) }, func(_ struct{}, err error) {
-		switch {
-		case err == nil && step.Do == lifecycle.Delete:
-			l.enis.Deleted(l.Now(), eni)
-		case err == nil:
-			l.enis.Wrote(l.Now(), eni, write)
-		}
-		note(lifecycle.Result{Err: err})
+		l.breakers.Ended(step, err, l.Now())
+		l.ended(n, s, step, a.Result)
 	})
 }
 
