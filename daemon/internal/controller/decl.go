@@ -60,7 +60,7 @@ func (l *loop) readDecl(name string) {
 	}
 	l.dirtyDecls[name] = true
 	if d == nil {
-		d = &decl{updated: slots.LastUpdated(o.Is.Status.Attachments), said: once.Memory{}}
+		d = &decl{updated: slots.LastUpdated(o.Is.Status.Attachments)}
 		l.decls[name] = d
 	} else if outside.Same(d.object, o) {
 		d.object = o

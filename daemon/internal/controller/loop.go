@@ -77,7 +77,6 @@ func newLoop(ctx context.Context, o Options) *loop {
 		enis: enis.New(), catalog: catalog.New(), types: map[string]*vpc.InstanceType{},
 		nodes: map[string]*node{}, decls: map[string]*decl{}, slots: map[slots.ID]*slot{}, members: map[string]map[slots.ID]*slot{},
 		dirtyNodes: map[string]bool{}, dirtyDecls: map[string]bool{}, gone: map[slots.ID]gone{}, breakers: breaker.Breakers{},
-		said: once.Memory{},
 	}
 }
 

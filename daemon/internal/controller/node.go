@@ -35,7 +35,7 @@ type node struct {
 	reported string
 	slots    map[slots.ID]*slot
 
-	plan      slots.Plan
+	plan      slots.Plan // of this look only
 	plannedAt time.Time
 	// vpcID and ownType are its instance's, once EC2 has shown them.
 	vpcID, ownType string
@@ -126,6 +126,7 @@ func (l *loop) lookAtNode(name string) {
 	for _, s := range n.sorted() {
 		next = queue.Earlier(next, l.lookAtSlot(n, s))
 	}
+	n.plan = slots.Plan{}
 	next = queue.Earlier(next, l.writeSpec(n))
 	if n.doubtful {
 		next = queue.Earlier(next, l.Now().Add(catalog.Retry))
@@ -139,7 +140,7 @@ func (l *loop) lookAtNode(name string) {
 }
 
 func (l *loop) addNode(name string) *node {
-	n := &node{name: name, since: l.Now(), slots: map[slots.ID]*slot{}, faults: map[[2]string]string{}, said: once.Memory{}}
+	n := &node{name: name, since: l.Now(), slots: map[slots.ID]*slot{}, faults: map[[2]string]string{}}
 	l.nodes[name] = n
 	return n
 }
@@ -151,7 +152,7 @@ func (n *node) sorted() []*slot {
 }
 
 func (l *loop) addSlot(n *node, s slots.Slot) *slot {
-	added := &slot{Slot: &s, said: once.Memory{}}
+	added := &slot{Slot: &s}
 	n.slots[s.ID] = added
 	l.slots[s.ID] = added
 	if l.members[s.NodeENI.UID] == nil {

@@ -42,7 +42,6 @@ func (l *loop) makePlan(n *node) {
 			s.Slot = &p
 		}
 	}
-	n.plan.Slots = nil // the slots have their places now
 }
 
 // readNode asks EC2 for the ENIs and the type of a node's instance.

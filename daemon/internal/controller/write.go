@@ -32,7 +32,8 @@ func (l *loop) writeSpec(n *node) time.Time {
 	case now.Before(n.retryAt):
 		return n.retryAt
 	}
-	want := n.spec()
+	list := n.entries()
+	want := entries.Spec(list)
 	pending := n.pending()
 	var present *v1alpha1.ENINodeStateSpec
 	if n.state != nil {
@@ -54,7 +55,9 @@ func (l *loop) writeSpec(n *node) time.Time {
 	}
 	n.busy, n.changed = true, time.Time{}
 	seen := n.state
-	l.write(func(ctx context.Context) error { return l.Cluster.WriteSpec(ctx, n.name, seen, want) }, func(err error) {
+	name := n.name
+	// Thousands of writes may wait: each makes its spec when it is its turn.
+	l.write(func(ctx context.Context) error { return l.Cluster.WriteSpec(ctx, name, seen, entries.Spec(list)) }, func(err error) {
 		n.busy = false
 		n.retryAt = l.again(&n.retry, err, logrus.Fields{"node": n.name}, "entries of ENINodeState not written; it is tried again")
 		l.commit(n, pending, err)
@@ -72,15 +75,14 @@ func (l *loop) again(w *pace.Writes, err error, log logrus.Fields, message strin
 	return l.Now().Add(wait)
 }
 
-// spec is the wish for the ENINodeState of the node. Slots of an earlier instance of the same name are left out.
-func (n *node) spec() v1alpha1.ENINodeStateSpec {
-	var list []v1alpha1.AttachmentEntry
+// entries are the wish for the ENINodeState of the node. Slots of an earlier instance of the same name are left out.
+func (n *node) entries() (list []*v1alpha1.AttachmentEntry) {
 	for _, s := range n.slots {
 		if s.entry != nil && s.Instance == n.instance {
-			list = append(list, *s.entry)
+			list = append(list, s.entry)
 		}
 	}
-	return entries.Spec(list)
+	return list
 }
 
 // share lets the slots have the entries of the ENINodeState, which are equal to theirs, so that there is one copy in memory.

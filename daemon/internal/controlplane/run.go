@@ -25,7 +25,7 @@ const (
 )
 
 // gcPercent is GOGC, if the environment has none: the controller mostly waits, and has a large cluster in its memory.
-const gcPercent = 25
+const gcPercent = 15
 
 // run is the controller. It ends when ctx does, and leaves everything in place.
 func (c *flags) run(ctx context.Context, p Program, log *logrus.Logger) error {

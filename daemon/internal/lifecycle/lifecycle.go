@@ -232,7 +232,7 @@ type note struct {
 	attached            string
 	shown               bool // the answers are later than the own writes by overlay
 	there               bool // a list shows the ENI, later than the last answer that did not know it
-	holders             string
+	holders             string // Attach: see Observed
 }
 
 // Result is how a step ended. Its zero value is a success without an answer.

@@ -32,7 +32,9 @@ func Next(s *slots.Slot, o Observed, m Memory, now time.Time) Step {
 	st.Slot = s
 	st.note.reported = o.Node.Reported
 	st.note.lost = o.Node.Lost || m.reported && !o.Node.Reported
-	st.note.holders = o.Holders
+	if st.Do == Attach {
+		st.note.holders = o.Holders
+	}
 	st.note.there = d.eni != nil && d.eni.ID == m.ENI && o.LookedAt.After(m.missingSince)
 	st.note.shown = d.shown()
 	st.note.draining = !o.Wanted && (!m.drainingSince.IsZero() || st.note.draining || !o.Node.Exists)

@@ -14,9 +14,13 @@ import (
 )
 
 // Spec returns the spec with these entries, in the order of their slots.
-func Spec(list []v1alpha1.AttachmentEntry) v1alpha1.ENINodeStateSpec {
-	slices.SortFunc(list, func(a, b v1alpha1.AttachmentEntry) int { return cmp.Compare(a.Slot, b.Slot) })
-	return v1alpha1.ENINodeStateSpec{Protocol: v1alpha1.Protocol, Attachments: list}
+func Spec(list []*v1alpha1.AttachmentEntry) v1alpha1.ENINodeStateSpec {
+	s := v1alpha1.ENINodeStateSpec{Protocol: v1alpha1.Protocol}
+	for _, e := range list {
+		s.Attachments = append(s.Attachments, *e)
+	}
+	slices.SortFunc(s.Attachments, func(a, b v1alpha1.AttachmentEntry) int { return cmp.Compare(a.Slot, b.Slot) })
+	return s
 }
 
 // Equal compares the present spec with the wanted one. Without an ENINodeState, an empty one is wanted.

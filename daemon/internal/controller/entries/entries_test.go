@@ -13,6 +13,13 @@ import (
 
 type list = []v1alpha1.AttachmentEntry
 
+func pointers(l list) (out []*v1alpha1.AttachmentEntry) {
+	for i := range l {
+		out = append(out, &l[i])
+	}
+	return out
+}
+
 func TestCompare(t *testing.T) {
 	base := v1alpha1.AttachmentEntry{Slot: "b", ENIID: "eni-1", Wanted: "Attached", Phase: "Attaching", Addresses: []string{"10.0.0.9"}}
 	with := func(edit func(*v1alpha1.AttachmentEntry)) v1alpha1.AttachmentEntry {
@@ -34,8 +41,8 @@ func TestCompare(t *testing.T) {
 		"one is gone":  {list{other, base}, list{base}, false, false},
 		"wait message": {list{base}, list{with(func(e *v1alpha1.AttachmentEntry) { e.Message = "later" })}, false, false},
 	} {
-		now := entries.Spec(tt.now)
-		want := entries.Spec(tt.want)
+		now := entries.Spec(pointers(tt.now))
+		want := entries.Spec(pointers(tt.want))
 		if got := entries.Equal(&now, want); got != tt.equal {
 			t.Errorf("%s: equal %v", name, got)
 		}
@@ -51,7 +58,7 @@ func TestCompare(t *testing.T) {
 	if !entries.Equal(nil, empty) || !entries.Equal(&written, empty) || entries.Equal(&fresh, empty) {
 		t.Error("an empty spec is written where there is no object, or not written where an object lacks the protocol")
 	}
-	spec := entries.Spec(list{other, with(func(e *v1alpha1.AttachmentEntry) { e.Wanted = "Released" })})
+	spec := entries.Spec(pointers(list{other, with(func(e *v1alpha1.AttachmentEntry) { e.Wanted = "Released" })}))
 	if !entries.WantReleased(spec, "b") || entries.WantReleased(spec, "a") || entries.WantReleased(spec, "c") {
 		t.Error("WantReleased")
 	}
@@ -102,7 +109,7 @@ func TestPublicStays(t *testing.T) {
 			t.Errorf("%s: the status became %+v", name, got)
 		}
 	}
-	if spec := entries.Spec(list{{Slot: "a"}}); !entries.Has(spec, "a") || entries.Has(spec, "b") {
+	if spec := entries.Spec(pointers(list{{Slot: "a"}})); !entries.Has(spec, "a") || entries.Has(spec, "b") {
 		t.Error("Has")
 	}
 }

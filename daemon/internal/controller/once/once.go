@@ -11,21 +11,24 @@ var seed = maphash.MakeSeed()
 // Hash of the same values is the same in this process. It takes little room where thousands are remembered.
 func Hash(values ...any) uint64 { return maphash.String(seed, fmt.Sprint(values...)) }
 
-// Memory has the last texts. It must not be used concurrently.
-type Memory map[string]string
+// Memory has the last texts; the zero Memory has none. It must not be used concurrently.
+type Memory struct{ last map[string]string }
 
 // Once is true if the text about the subject is new.
-func (m Memory) Once(subject, text string) bool {
-	if last, ok := m[subject]; ok && last == text {
+func (m *Memory) Once(subject, text string) bool {
+	if last, ok := m.last[subject]; ok && last == text {
 		return false
 	}
-	m[subject] = text
+	if m.last == nil {
+		m.last = map[string]string{}
+	}
+	m.last[subject] = text
 	return true
 }
 
 // Forget makes the next text new; it is false if there was none.
-func (m Memory) Forget(subject string) bool {
-	_, ok := m[subject]
-	delete(m, subject)
+func (m *Memory) Forget(subject string) bool {
+	_, ok := m.last[subject]
+	delete(m.last, subject)
 	return ok
 }

@@ -7,7 +7,7 @@ import (
 )
 
 func TestOnce(t *testing.T) {
-	m := once.Memory{}
+	var m once.Memory
 	if !m.Once("a", "") || m.Once("a", "") || !m.Once("a", "x") || !m.Once("b", "x") || m.Once("a", "x") {
 		t.Errorf("told again, or not: %v", m)
 	}
