@@ -15,8 +15,8 @@ const (
 	memoryNodes = 300
 	memorySlots = 3
 	// waitingBound and restingBound are the octets that the controller may keep for a slot, without the API server's objects.
-	waitingBound = 8 << 10
-	restingBound = 6 << 10
+	waitingBound = 6 << 10
+	restingBound = 5 << 10
 )
 
 // TestMemory: most slots wait for EC2's rate, and later all rest; the controller keeps little of each.

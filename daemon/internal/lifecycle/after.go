@@ -104,7 +104,7 @@ func (m Memory) done(st Step, r Result, now time.Time) Memory {
 func (m Memory) stored(st Step, now time.Time) Memory {
 	n := st.note
 	if n.adopt {
-		m.own, m.wroteAt, m.missingSince, m.mismatch, m.suspect = nil, time.Time{}, time.Time{}, time.Time{}, suspect{}
+		m.own, m.wroteAt, m.missingSince, m.mismatch, m.suspect = nil, time.Time{}, time.Time{}, time.Time{}, nil
 		m.ENI, m.AttachmentID, m.Found, m.createdAt = st.ENI, n.attached, n.found, now
 		m.Request = n.request
 		return m
@@ -120,7 +120,7 @@ func (m Memory) stored(st Step, now time.Time) Memory {
 func (m Memory) ended(eni string) Memory {
 	m.gone = eni
 	if m.ENI == eni {
-		m.ENI, m.AttachmentID, m.Request, m.Found, m.suspect = "", "", "", false, suspect{}
+		m.ENI, m.AttachmentID, m.Request, m.Found, m.suspect = "", "", "", false, nil
 		m.missingSince, m.detachingSince = time.Time{}, time.Time{}
 	}
 	return m

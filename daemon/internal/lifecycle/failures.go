@@ -26,7 +26,7 @@ const (
 // failed notes a failure.
 func failed(m Memory, st Step, err error, now time.Time) Memory {
 	m = fail(m, st, err, now)
-	m.why = plight{m.Phase, m.Reason, m.Message}
+	m.why = &plight{m.Phase, m.Reason, m.Message}
 	return m
 }
 
@@ -136,7 +136,7 @@ func refused(m Memory, st Step, e *vpc.EC2Error, n int, now time.Time) Memory {
 		p.phase = Blocked
 	}
 	if e.Kind == vpc.EC2Forbidden && st.ENI != "" && st.ENI == m.ENI && st.Do > Create {
-		m.suspect = suspect{st.Do, st.Attachment, p}
+		m.suspect = &suspect{st.Do, st.Attachment, p}
 		return m
 	}
 	m.Phase, m.Reason, m.Message = p.phase, p.reason, p.message
@@ -146,23 +146,23 @@ func refused(m Memory, st Step, e *vpc.EC2Error, n int, now time.Time) Memory {
 // confirm says whether a forbidden call was forbidden indeed, by a look at its ENI: a call about something that is gone was not.
 func (m Memory) confirm(i *vpc.Interface) Memory {
 	s := m.suspect
-	if s.do == Wait {
+	if s == nil {
 		return m
 	}
-	m.suspect = suspect{}
+	m.suspect = nil
 	if !s.still(i) {
 		if m.Failed == s.do {
 			m.Failed, m.RetryAt, m.Failures = Wait, time.Time{}, 0
 		}
 		return m
 	}
-	m.Denied, m.why = s.do, s.plight
+	m.Denied, m.why = s.do, &s.plight
 	m.Phase, m.Reason, m.Message = s.plight.phase, s.plight.reason, s.plight.message
 	return m
 }
 
 // still: the call's subject is as it was before the call.
-func (s suspect) still(i *vpc.Interface) bool {
+func (s *suspect) still(i *vpc.Interface) bool {
 	if i == nil {
 		return true
 	}

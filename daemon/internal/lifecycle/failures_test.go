@@ -256,7 +256,7 @@ func TestForbiddenAboutGone(t *testing.T) {
 			t.Errorf("%s: denied once more", name)
 		}
 		gone := After(After(m, look, Result{Err: missing}, t0.Add(time.Second)), look, Result{Err: missing}, t0.Add(11*time.Second))
-		if gone.ENI != "" || gone.Denied != Wait || gone.Reason != "" || gone.suspect != (suspect{}) {
+		if gone.ENI != "" || gone.Denied != Wait || gone.Reason != "" || gone.suspect != nil {
 			t.Errorf("%s: gone: %+v", name, gone)
 		}
 	}

@@ -156,9 +156,10 @@ type Memory struct {
 	// Denied is the action whose UnauthorizedOperation the last step has confirmed: its ENI is still there as before.
 	Denied Action
 
-	// why is how the slot stands since Failed failed, suspect a forbidden call that is not confirmed yet.
-	why     plight
-	suspect suspect
+	// why is how the slot stands since Failed failed, suspect a forbidden call that is not confirmed yet; nil for none. Nobody changes them, since
+	// memories are copied.
+	why     *plight
+	suspect *suspect
 	// own are writes since wroteAt; nil once the answers show them.
 	own     *own
 	wroteAt time.Time
@@ -230,8 +231,8 @@ type note struct {
 	reported, lost      bool
 	detaching, draining bool
 	attached            string
-	shown               bool // the answers are later than the own writes by overlay
-	there               bool // a list shows the ENI, later than the last answer that did not know it
+	shown               bool   // the answers are later than the own writes by overlay
+	there               bool   // a list shows the ENI, later than the last answer that did not know it
 	holders             string // Attach: see Observed
 }
 

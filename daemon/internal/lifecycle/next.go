@@ -52,8 +52,8 @@ func Next(s *slots.Slot, o Observed, m Memory, now time.Time) Step {
 // pending holds the failed action back, and lets a look show the failure.
 func pending(st Step, m Memory) Step {
 	why := m.why
-	if why.phase == "" {
-		why = plight{m.Phase, m.Reason, m.Message}
+	if why == nil {
+		why = &plight{m.Phase, m.Reason, m.Message}
 	}
 	switch {
 	case st.Do == m.Failed:

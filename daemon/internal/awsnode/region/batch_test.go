@@ -84,7 +84,8 @@ func TestBatch(t *testing.T) {
 		"one bulk": {each(1, 0, vpc.PriorityBulk), []string{"1s 0 [0]"}},
 		"bulk at the default rate": {each(24, 240*time.Millisecond, vpc.PriorityBulk),
 			[]string{"5s 0 [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20]", "6.52s 0 [21 22 23]"}},
-		"an urgent one ends the patience": {append(each(8, 250*time.Millisecond, vpc.PriorityBulk), question{at: 1800 * time.Millisecond, value: "a", priority: single}),
+		"an urgent one ends the patience": {
+			append(each(8, 250*time.Millisecond, vpc.PriorityBulk), question{at: 1800 * time.Millisecond, value: "a", priority: single}),
 			[]string{"1.8s -1 [0 1 2 3 4 5 6 7 a]"}},
 	} {
 		t.Run(name, func(t *testing.T) {
