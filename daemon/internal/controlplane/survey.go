@@ -118,6 +118,11 @@ func (c *cluster) survey(ctx context.Context, seen fleet.Snapshot) doctor.Survey
 			s.OldDaemons = append(s.OldDaemons, name)
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(selected)) {
+		if n, o := seen.Nodes[name], seen.States[name]; n != nil && n.Is.Ready && (o == nil || o.Fault == "" && !o.Is.Reported) {
+			s.SilentDaemons = append(s.SilentDaemons, name)
+		}
+	}
 	return s
 }
 

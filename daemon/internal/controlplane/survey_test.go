@@ -46,6 +46,10 @@ func aNode(name, provider, zone string) *fleet.Object[fleet.Node] {
 func TestSurvey(t *testing.T) {
 	auto := aNode("auto", "aws:///z1/i-0123456789abcde03", "z1")
 	auto.Is.Labels["eks.amazonaws.com/compute-type"] = "auto"
+	booting := aNode("booting", "aws:///z1/i-0123456789abcde04", "z1")
+	silent := aNode("silent", "aws:///z1/i-0123456789abcde05", "z1")
+	blank := aNode("blank", "aws:///z1/i-0123456789abcde06", "z1")
+	silent.Is.Ready, blank.Is.Ready = true, true
 	seen := fleet.Snapshot{
 		NodeENIs: map[string]*fleet.Object[v1alpha1.NodeENI]{
 			"by-name":  nodeENI("by-name", v1alpha1.NodeENISpec{SubnetName: "pods", SecurityGroupNames: []string{"all"}}),
@@ -55,11 +59,12 @@ func TestSurvey(t *testing.T) {
 		Nodes: map[string]*fleet.Object[fleet.Node]{
 			"old":  aNode("old", "aws:///z1/i-0123456789abcde01", "z1"),
 			"far":  aNode("far", "aws:///z2/i-0123456789abcde02", "z2"),
-			"auto": auto, "bare": aNode("bare", "", "z1"),
+			"auto": auto, "bare": aNode("bare", "", "z1"), "booting": booting, "silent": silent, "blank": blank,
 		},
 		States: map[string]*fleet.Object[fleet.State]{
-			"old": {Name: "old", Known: true, Is: fleet.State{Reported: true}},
-			"far": {Name: "far", Known: true, Is: fleet.State{Reported: true}}, // no ENI is wanted there
+			"old":   {Name: "old", Known: true, Is: fleet.State{Reported: true}},
+			"blank": {Name: "blank", Known: true},                                // the controller has made it
+			"far":   {Name: "far", Known: true, Is: fleet.State{Reported: true}}, // no ENI is wanted there
 		},
 	}
 	got := (&cluster{ec2: ec2{}}).survey(t.Context(), seen)
@@ -70,8 +75,9 @@ func TestSurvey(t *testing.T) {
 		got.Faults[i].Message = ""
 	}
 	want := doctor.Survey{
-		NodeENIs: 3, Nodes: 4, NoInstance: []string{"bare"}, AutoMode: []string{"auto"}, OldDaemons: []string{"old"},
-		Instances: []string{"i-0123456789abcde01"}, Unreadable: []string{"NodeENI odd"},
+		NodeENIs: 3, Nodes: 7, NoInstance: []string{"bare"}, AutoMode: []string{"auto"}, OldDaemons: []string{"old"},
+		SilentDaemons: []string{"blank", "silent"},
+		Instances:     []string{"i-0123456789abcde01", "i-0123456789abcde04", "i-0123456789abcde05", "i-0123456789abcde06"}, Unreadable: []string{"NodeENI odd"},
 		Faults: []doctor.SlotFault{{NodeENI: "by-name", Node: "far", Reason: "NoSubnetInZone"}, {NodeENI: "no-group", Reason: "NoSecurityGroup"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

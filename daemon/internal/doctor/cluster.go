@@ -54,15 +54,18 @@ func cluster(ctx context.Context, o Options) []Finding {
 			"looked at", "%v", err)
 	}
 	all := ok(check, "%s answers", version)
-	all = append(all, resources(ctx, o)...)
+	all = append(all, resources(ctx, o.Cluster)...)
 	all = append(all, access(ctx, o)...)
-	return append(all, node(ctx, o)...)
+	all = append(all, node(ctx, o)...)
+	return append(all, reports(ctx, o)...)
 }
 
-func resources(ctx context.Context, o Options) []Finding {
+func resources(ctx context.Context, c interface {
+	Resources(ctx context.Context) ([]string, error)
+}) []Finding {
 	const check = "CRDs"
 	const remedy = "run: kubectl apply -f deploy/crd"
-	served, err := o.Cluster.Resources(ctx)
+	served, err := c.Resources(ctx)
 	if err != nil {
 		return fail(check, "see whether the API server is healthy", "they cannot be looked for: %v", err)
 	}
@@ -159,6 +162,24 @@ func node(ctx context.Context, o Options) []Finding {
 			"there is no Node %s", o.NodeName)
 	}
 	return ok(check, "%s exists", o.NodeName)
+}
+
+// reports asks whether this node can report. The lifecycle controller takes a node that never does for one without a daemon.
+func reports(ctx context.Context, o Options) []Finding {
+	const check = "ENINodeState"
+	listed, err := o.Cluster.MayReport(ctx)
+	switch {
+	case err != nil && o.Slots != nil:
+		return fail(check, "see the RBAC findings above; by deploy/admission/own-node.yaml the token must be bound to the daemon's pod",
+			"this node cannot report, so no pod gets a device: %v", err)
+	case err != nil:
+		return fail(check, "see the RBAC findings above; by deploy/admission/own-node.yaml the token must be bound to the daemon's pod",
+			"this node cannot report, so multi-enid controller would detach ENIs that pods have, 5 minutes after their NodeENI is deleted: %v", err)
+	case listed > 0 && o.Slots == nil:
+		return warn(check, "give it --attachments-from=controller (docs/controller.md); until then no ENI of this node is detached",
+			"multi-enid controller gives this node %d ENIs, and the daemon does not follow it", listed)
+	}
+	return ok(check, "this node may report")
 }
 
 // list names values, or none.

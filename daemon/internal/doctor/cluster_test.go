@@ -20,6 +20,9 @@ func TestClusterFaults(t *testing.T) {
 		"denied pods": {func(w *world) { w.server.denied = []string{"delete pods default"} }, Warn, "RBAC pods",
 			[]string{"denied in default (delete)", "--dp-namespaces", "components/namespaced-pods"}},
 		"no Node": {func(w *world) { w.server.node = false }, Fail, "Node object", []string{"node-a", "spec.nodeName"}},
+		"admission": {func(w *world) { w.server.fails = map[string]error{"report": errors.New("the token names no node")} }, Fail, "ENINodeState",
+			[]string{"the token names no node", "would detach ENIs that pods have", "own-node.yaml"}},
+		"another mode": {func(w *world) { w.server.listed = 2 }, Warn, "ENINodeState", []string{"2 ENIs", "--attachments-from=controller"}},
 		"no right to report": {func(w *world) { w.server.denied = []string{"create eninodestates"} }, Fail,
 			"RBAC eninodestates.networking.k8s.aws", []string{"create denied: the cluster cannot see this node's devices", "deploy/rbac.yaml"}},
 	})

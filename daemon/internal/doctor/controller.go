@@ -45,6 +45,8 @@ type Survey struct {
 	NoInstance, AutoMode []string
 	// OldDaemons are nodes with ENIs of the controller whose daemon speaks no protocol.
 	OldDaemons []string
+	// SilentDaemons are Ready nodes with ENIs of the controller on which no daemon has ever reported.
+	SilentDaemons []string
 	// Instances are the ids of the instances that NodeENIs select.
 	Instances []string
 	// Faults say why NodeENIs, or slots of them, cannot be had.
@@ -120,7 +122,7 @@ func (c *controllerDoctor) api(ctx context.Context) []Finding {
 		return fail(check, "see the server's address in the kubeconfig or KUBERNETES_SERVICE_HOST, the network between, and the token", "%v", err)
 	}
 	all := ok(check, "%s answers", version)
-	all = append(all, resources(ctx, Options{Cluster: crds{c.Cluster}})...)
+	all = append(all, resources(ctx, c.Cluster)...)
 	for _, r := range c.rights() {
 		all = append(all, r.check(ctx, c.Cluster)...)
 	}
@@ -134,15 +136,6 @@ func (c *controllerDoctor) api(ctx context.Context) []Finding {
 
 // clusterTag is the tag of everything that the controller makes.
 const clusterTag = "multi-eni.networking.k8s.aws/cluster"
-
-// crds asks for CRDs only.
-type crds struct{ ControllerCluster }
-
-func (crds) NodeExists(context.Context) (bool, error) { return false, errors.New("not asked") }
-
-func (c crds) Allowed(ctx context.Context, verb, group, resource, namespace string) (bool, error) {
-	return c.AllowedOn(ctx, verb, group, resource, namespace, "")
-}
 
 func (r controllerRight) check(ctx context.Context, c ControllerCluster) []Finding {
 	name := "RBAC " + r.resource
@@ -246,6 +239,11 @@ func (c *controllerDoctor) objects(ctx context.Context) []Finding {
 	if len(s.OldDaemons) > 0 {
 		all = append(all, warn("daemons", "update them, and give them --attachments-from=controller; until then no ENI of them is detached",
 			"too old to release an ENI, or not started so: %s", some(s.OldDaemons))...)
+	}
+	if len(s.SilentDaemons) > 0 {
+		all = append(all, warn("daemons", "run multi-enid doctor in the daemon's pod there; until a daemon reports, each of their ENIs is detached 5 minutes "+
+			"after its NodeENI is deleted, although a daemon without the right to report may have given it to a pod",
+			"none has ever reported on: %s", some(s.SilentDaemons))...)
 	}
 	for i, f := range s.Faults {
 		where := "NodeENI " + f.NodeENI

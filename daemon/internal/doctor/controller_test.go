@@ -125,6 +125,7 @@ func TestControllerFaults(t *testing.T) {
 		"Auto Mode":         {func(w *controllerWorld) { w.survey.AutoMode = many(1) }, Warn, "nodes", []string{"node-0", "Auto Mode"}},
 		"old daemons": {func(w *controllerWorld) { w.survey.OldDaemons = many(2) }, Warn, "daemons",
 			[]string{"node-0, node-1", "--attachments-from=controller"}},
+		"silent daemons": {func(w *controllerWorld) { w.survey.SilentDaemons = many(1) }, Warn, "daemons", []string{"node-0", "5 minutes", "may have given"}},
 		"faults": {func(w *controllerWorld) {
 			w.survey.Faults = slices.Repeat([]SlotFault{{"net", "node-1", "NoSubnetInZone", "add a subnet"}}, 6)
 		}, Warn, "NodeENI net on node-1", []string{"NoSubnetInZone", "add a subnet"}},

@@ -74,6 +74,8 @@ type Cluster interface {
 	Allowed(ctx context.Context, verb, group, resource, namespace string) (bool, error)
 	// NodeExists says whether there is a Node object of this node's name.
 	NodeExists(ctx context.Context) (bool, error)
+	// MayReport is an error if this node's ENINodeState cannot be written. listed is how many ENIs the lifecycle controller's list has for this node.
+	MayReport(ctx context.Context) (listed int, err error)
 }
 
 // Options are the node, and the functions that look at it. Fields are required unless they

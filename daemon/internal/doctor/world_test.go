@@ -38,7 +38,8 @@ type server struct {
 	resources []string
 	denied    []string // "verb resource" or "verb resource namespace"
 	node      bool
-	// fails has the error of each question that the server does not answer: version, resources, node, or as in denied.
+	listed    int
+	// fails has the error of each question that the server does not answer: version, resources, node, report, or as in denied.
 	fails map[string]error
 }
 
@@ -47,6 +48,7 @@ func (s *server) Resources(context.Context) ([]string, error) {
 	return s.resources, s.fails["resources"]
 }
 func (s *server) NodeExists(context.Context) (bool, error) { return s.node, s.fails["node"] }
+func (s *server) MayReport(context.Context) (int, error)   { return s.listed, s.fails["report"] }
 func (s *server) Allowed(_ context.Context, verb, _, resource, namespace string) (bool, error) {
 	question := strings.TrimSpace(verb + " " + resource + " " + namespace)
 	return !slices.Contains(s.denied, question), s.fails[question]

@@ -67,6 +67,7 @@ func TestDoctor(t *testing.T) {
 		"ok    RBAC pods: list, delete allowed in kube-system, default\n",
 		"warn  device plugin: none found on this node in kube-system, default; ",
 		"ok    Node object: node-a exists\n",
+		"ok    ENINodeState: this node may report\n",
 		"ok    instance metadata: token granted, ENIs readable: 1\n",
 		"ok    drivers: no NodeENI of this node wants a userspace driver",
 	)

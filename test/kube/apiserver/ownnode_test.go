@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -203,6 +204,7 @@ func TestOwnNode(t *testing.T) {
 		return nil
 	})
 	o.judge(o.ownerAttempts(here))
+	o.doctorSees()
 	o.judge(map[string]attempt{
 		"own device plugin":         {o.deletePod(here, "own"), ""},
 		"own, by its other label":   {o.deletePod(here, "other-label"), ""},
@@ -243,6 +245,25 @@ func TestOwnNode(t *testing.T) {
 		"somebody else, other state": {o.applyStatus(o.Administrator(), "node-2"), ""},
 		"one of no such namespace":   {o.deletePod(here, "kube-public/own"), "in the namespaces of --dp-namespaces"},
 	})
+}
+
+// doctorSees: a daemon whose token admission refuses has every right by RBAC, and doctor says that it cannot report.
+func (o ownNode) doctorSees() {
+	o.Helper()
+	bin, err := nstest.Binary("multi-enid")
+	cluster.Must(o, err)
+	for node, state := range map[string]string{"node-1": "is there", "node-3": "would be made"} {
+		cmd := exec.CommandContext(o.Context(), bin, "doctor", "--node-name="+node, "--nodeeni-source=kube", "--kubeconfig="+o.WriteKubeconfig(o), "--dp-namespaces=")
+		cmd.Env = []string{"AWS_EC2_METADATA_DISABLED=true"}
+		report, err := cmd.Output()
+		if err == nil {
+			o.Error("doctor found no fault")
+		}
+		wantLines(o.T, string(report), "ok    RBAC eninodestates.networking.k8s.aws/status: patch allowed\n", "FAIL  ENINodeState: this node cannot report, ")
+		if !strings.Contains(string(report), "the token names no node") {
+			o.Errorf("the ENINodeState %s: doctor does not say why:\n%s", state, report)
+		}
+	}
 }
 
 // ownerAttempts try to keep node-1's ENINodeState from ending with its Node.
