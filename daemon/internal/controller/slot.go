@@ -33,6 +33,7 @@ func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
 		return time.Time{} // its NodeENI is not known: it stays as it is
 	}
 	now := l.Now()
+	l.countOpening(s)
 	l.nudge(n, s, now)
 	o := l.observe(n, s)
 	if o.Wanted && !s.wanted {
@@ -271,11 +272,22 @@ func (l *loop) urgency(s *slot, step lifecycle.Step) vpc.Priority {
 		return vpc.PriorityRelease
 	case d == nil || d.opening <= few:
 		return vpc.PrioritySingle
+	case step.Do.Mutates() && step.Do != lifecycle.Create:
+		return vpc.PrioritySingle // an ENI that is begun comes first; otherwise each waited until a bulk has all of its Creates
 	}
 	return vpc.PriorityBulk
 }
 
-// setOpening counts the slots of a NodeENI that have no ENI attached yet.
+// countOpening counts the slots of a NodeENI that have no ENI attached yet, and are on the way to it.
+func (l *loop) countOpening(s *slot) {
+	switch s.mem.Phase { //nolint:exhaustive // the others are on the way
+	case lifecycle.Attached, lifecycle.Ready, lifecycle.External, lifecycle.Parked, lifecycle.Blocked:
+		l.setOpening(s, false)
+	default:
+		l.setOpening(s, s.wanted)
+	}
+}
+
 func (l *loop) setOpening(s *slot, is bool) {
 	if s.opening == is {
 		return

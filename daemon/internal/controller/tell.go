@@ -47,7 +47,7 @@ func (l *loop) told(n *node, s *slot, now time.Time) {
 	if up {
 		s.since = time.Time{}
 	}
-	l.setOpening(s, s.wanted && !up && m.Phase != lifecycle.Parked && m.Phase != lifecycle.Blocked)
+	l.countOpening(s)
 	switch {
 	case s.wanted || m.Phase != lifecycle.Draining || m.Reason == lifecycle.InstanceNotRunning:
 		s.waits = time.Time{}

@@ -32,6 +32,8 @@ import (
 var (
 	fleetNodes = flag.Int("nodes", 5000, "how many Nodes the controller has; each has three slots")
 	fleetRate  = flag.Float64("ec2-qps", 100, "--ec2-qps of the controller; the fake EC2 takes any rate")
+	fleetBurst = flag.Int("ec2-burst", 1000, "--ec2-burst of the controller")
+	fleetLimit = flag.Duration("within", 45*time.Minute, "how long all ENIs may take")
 )
 
 const (
@@ -40,7 +42,6 @@ const (
 	nodesPerGroup = 500
 	fleetZone     = "eu-central-1a"
 	fleetGroup    = "sg-0a1b2c3d4e5f60001"
-	fleetWithin   = 45 * time.Minute
 	parallel      = 32
 )
 
@@ -191,7 +192,7 @@ func (f *fleet) startController() {
 		"AWS_EC2_METADATA_DISABLED=true",
 	}, bin, "controller", "--namespace=kube-system", "--identity=one", "--listen=off",
 		"--kubeconfig="+f.WriteAccountKubeconfig(f, "kube-system", "multi-enid-controller"),
-		fmt.Sprintf("--ec2-qps=%g", *fleetRate), "--ec2-burst=1000")
+		fmt.Sprintf("--ec2-qps=%g", *fleetRate), fmt.Sprintf("--ec2-burst=%d", *fleetBurst))
 	cluster.Must(f, err)
 	f.Cleanup(func() {
 		f.proc.Kill()
@@ -205,7 +206,7 @@ func (f *fleet) startController() {
 func (f *fleet) converge(slots int) {
 	f.Helper()
 	last := time.Now()
-	cluster.Eventually(f, "all ENIs attached", fleetWithin, func() error {
+	cluster.Eventually(f, "all ENIs attached", *fleetLimit, func() error {
 		f.runs()
 		done := f.ec2.Tally("ModifyNetworkInterfaceAttribute").Calls
 		if time.Since(last) > time.Minute {
@@ -217,7 +218,7 @@ func (f *fleet) converge(slots int) {
 		}
 		return nil
 	})
-	cluster.Eventually(f, "all entries attached", fleetWithin, func() error {
+	cluster.Eventually(f, "all entries attached", *fleetLimit, func() error {
 		wait(f.T, 5*time.Second)
 		f.runs()
 		list, err := f.ENINodeStates().List(f.Context(), metav1.ListOptions{})
