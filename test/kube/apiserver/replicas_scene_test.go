@@ -69,9 +69,12 @@ func newRegion(t *testing.T, enis ...fakeec2.ENI) *region {
 	}
 	r.kubeconfig = r.WriteAccountKubeconfig(t, accountNamespace, controllerName)
 	r.ec2 = fakeec2.New(fakeec2.Config{
-		Subnets:   []fakeec2.Subnet{{ID: fleetSubnet, IPv4: netip.MustParsePrefix("10.0.1.0/24"), Zone: fleetZone}},
-		Groups:    []fakeec2.Group{{ID: fleetGroup, Name: "pods"}},
-		Instances: []fakeec2.Instance{{ID: fleetInstance, Type: "m5.large", SubnetID: fleetSubnet}}, ENIs: enis,
+		Subnets: []fakeec2.Subnet{{ID: fleetSubnet, IPv4: netip.MustParsePrefix("10.0.1.0/24"), Zone: fleetZone}},
+		Groups:  []fakeec2.Group{{ID: fleetGroup, Name: "pods"}},
+		Instances: []fakeec2.Instance{{
+			ID: fleetInstance, Type: "m5.large", SubnetID: fleetSubnet, Tags: map[string]string{"kubernetes.io/cluster/test": "owned"},
+		}},
+		ENIs:      enis,
 		OnUnknown: func(request string) { t.Errorf("EC2: unknown: %s", request) },
 	})
 	r.addNode()
