@@ -21,7 +21,7 @@ func After(m Memory, st Step, r Result, now time.Time) Memory {
 		m.drainingSince = now
 	}
 	switch {
-	case !st.note.detaching && st.Do != Detach && st.Do != ForceDetach && st.Do != Describe:
+	case !st.note.detaching && st.Do != Detach && st.Do != ForceDetach && !st.Do.looks():
 		m.detachingSince = time.Time{}
 	case st.note.detaching && m.detachingSince.IsZero():
 		m.detachingSince = now

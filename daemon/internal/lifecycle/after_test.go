@@ -171,6 +171,12 @@ func TestDetachingSince(t *testing.T) {
 	if !m.detachingSince.Equal(t0) {
 		t.Errorf("since %v", m.detachingSince)
 	}
+	for _, look := range []Action{LookUp, Describe, ReadInstance, ReadNode} {
+		m = After(m, Step{Do: look, Phase: Detaching, ENI: "eni-1"}, Result{}, t0.Add(3*time.Second))
+	}
+	if !m.detachingSince.Equal(t0) {
+		t.Errorf("after looks since %v", m.detachingSince)
+	}
 	m = After(m, Step{Do: ForceDetach, Phase: Detaching}, Result{}, t0.Add(time.Minute))
 	if !m.detachingSince.Equal(t0) {
 		t.Errorf("since %v", m.detachingSince)

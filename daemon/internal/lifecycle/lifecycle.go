@@ -80,6 +80,9 @@ func (a Action) String() string {
 // Mutates reports whether the action changes something in EC2.
 func (a Action) Mutates() bool { return a >= Create && a <= Delete }
 
+// looks reports whether the action asks EC2 for something.
+func (a Action) looks() bool { return a >= LookUp && a <= ReadNode }
+
 // Call is the name of EC2's action, "" for none.
 func (a Action) Call() string {
 	return [...]string{

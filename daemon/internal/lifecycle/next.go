@@ -293,7 +293,7 @@ func (d *decider) make() Step {
 	case a.Instance != d.s.Instance:
 		return d.foreign(a)
 	case a.Status == "detaching":
-		return d.poll(Step{Phase: Detaching}, 15*time.Second)
+		return d.detaching()
 	case a.DeleteOnTermination != want.DeleteOnTermination:
 		return Step{Do: SetTermination, ENI: d.eni.ID, Attachment: a.ID, Phase: Attaching}
 	case want.SourceDestCheck != nil && d.eni.SourceDestCheck != *want.SourceDestCheck:

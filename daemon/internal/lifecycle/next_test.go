@@ -123,6 +123,9 @@ var nextCases = []struct {
 	{name: "detached by a person", do: Describe, at: t0.Add(-time.Minute + time.Second/2), phase: Detaching, change: func(c *scene) {
 		c.eni().Attachment.Status, c.m.describedAt = "detaching", t0.Add(-time.Minute)
 	}},
+	{name: "wanted again, and stuck", phase: Detaching, reason: DetachStuck, at: minute(1), words: "end the program that has the device", change: func(c *scene) {
+		c.eni().Attachment.Status, c.m.describedAt, c.m.polls, c.m.detachingSince = "detaching", t0, 20, minute(-15)
+	}},
 	{name: "attached elsewhere", phase: Blocked, reason: AttachedElsewhere, words: "eni-1 of NodeENI e is attached to i-2, not to i-1", at: minute(4),
 		change: func(c *scene) {
 			c.eni().Attachment.Instance = "i-2"
@@ -277,7 +280,14 @@ var releaseCases = []struct {
 	{name: "free", do: Delete, phase: Deleting, words: "eni-1", change: func(c *scene) { c.free() }},
 	{name: "a detached attachment is none", do: Delete, phase: Deleting, change: func(c *scene) { c.eni().Attachment.Status = "detached" }},
 	{name: "parked", phase: Parked, change: func(c *scene) { c.free(); c.o.Park, c.o.Instance.State = true, "terminated" }},
-	{name: "parked, once the instance is known", do: ReadInstance, phase: Detaching, change: func(c *scene) { c.free(); c.o.Park, c.o.Instance = true, nil }},
+	{name: "parked, once the instance is known", do: ReadInstance, phase: Attached, change: func(c *scene) { c.free(); c.o.Park, c.o.Instance = true, nil }},
+	{name: "parked still, while the instance is read again", do: ReadInstance, phase: Parked, change: func(c *scene) {
+		c.free()
+		c.o.Park, c.o.Instance, c.m.Phase = true, nil, Parked
+	}},
+	{name: "stuck still, while the instance is read again", do: ReadInstance, phase: Detaching, change: func(c *scene) {
+		c.eni().Attachment.Status, c.o.Instance, c.m.Phase = "detaching", nil, Detaching
+	}},
 	{name: "not parked while the instance runs", do: Delete, phase: Deleting, change: func(c *scene) { c.free(); c.o.Park = true }},
 	{name: "an ENI of the public controller, not taken yet", do: Store, phase: Wanted, change: func(c *scene) {
 		delete(c.eni().Tags, slots.TagSlot)

@@ -17,6 +17,9 @@ func (d *decider) release() Step {
 	case a.Instance != d.s.Instance:
 		return d.foreign(a)
 	case d.o.Instance == nil && !d.m.instanceGone || d.o.InstanceAt.Before(d.m.instanceAfter):
+		if a.Status == "detaching" {
+			return Step{Do: ReadInstance, Phase: Detaching}
+		}
 		return Step{Do: ReadInstance, Phase: Draining}
 	case d.gone():
 		return d.poll(Step{Phase: Detaching, Reason: InstanceGone, Message: fmt.Sprintf("instance %s has ended: EC2 detaches %s, or deletes it",
@@ -123,7 +126,7 @@ func (d *decider) detaching() Step {
 func (d *decider) free() Step {
 	if d.o.Park {
 		if d.o.Instance == nil && !d.m.instanceGone {
-			return Step{Do: ReadInstance, Phase: Detaching}
+			return Step{Do: ReadInstance}
 		}
 		if d.gone() {
 			return Step{Phase: Parked}
