@@ -157,3 +157,19 @@ func TestAdoptionConflict(t *testing.T) {
 		})
 	}
 }
+
+// TestPublicENIEnds: the status of a NodeENI loses an ENI of the public controller that has ended with its instance before it was adopted.
+func TestPublicENIEnds(t *testing.T) {
+	story(t, func(t *testing.T) {
+		w, a := publicWorld(t)
+		w.setNodeENI("blue", func(o *v1alpha1.NodeENI) { o.Status.Attachments[0].AttachmentID = "eni-attach-0000000b" })
+		c := w.lead(func(o *Options) { o.AdoptPublic = true })
+		w.wait(10*time.Minute, "a conflict", func() bool { return c.tally.Snapshot(time.Now(), "").Blocked["AdoptionConflict"] == 1 })
+		w.ec2.Terminate(instanceOf("node-1"))
+		w.deleteNode("node-1")
+		w.wait(25*time.Minute, "a status without it", func() bool { return len(w.nodeENI("blue").Is.Status.Attachments) == 0 })
+		if w.ec2.ENI(a.ENIID).Deleted.IsZero() {
+			t.Error("it is still there")
+		}
+	})
+}

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/enis"
@@ -23,6 +24,9 @@ func (l *loop) beginResync() {
 		return
 	}
 	l.resync = true
+	if l.AdoptPublic {
+		l.relistPublic()
+	}
 	began := l.Now()
 	do(l, l.looks, vpc.PriorityBulk, func(ctx context.Context) ([]vpc.Interface, error) { return l.EC2.Interfaces(ctx, l.ownedQuery()) },
 		func(list []vpc.Interface, err error) {
@@ -153,18 +157,28 @@ func (l *loop) movable(s *slot) *vpc.Interface {
 	return nil
 }
 
+var publicQuery = vpc.Query{Tags: map[string][]string{slots.TagManagedBy: {slots.ManagedBy}}}
+
 // listPublic reads the ENIs of the public controller.
 func (l *loop) listPublic() error {
 	began := l.Now()
-	list, err := l.EC2.Interfaces(l.ctx, vpc.Query{Tags: map[string][]string{slots.TagManagedBy: {slots.ManagedBy}}})
+	list, err := l.EC2.Interfaces(l.ctx, publicQuery)
 	if err != nil {
 		return err
 	}
-	for _, v := range list {
-		if v.Tags[slots.TagCluster] == "" {
-			l.enis.See(began, v)
-			l.public = append(l.public, v)
-		}
-	}
+	l.enis.SeePublic(began, list)
+	l.public = slices.DeleteFunc(list, func(v vpc.Interface) bool { return v.Tags[slots.TagCluster] != "" })
 	return nil
+}
+
+// relistPublic forgets the ENIs of the public controller that have ended, or been adopted.
+func (l *loop) relistPublic() {
+	began := l.Now()
+	do(l, l.looks, vpc.PriorityBulk, func(ctx context.Context) ([]vpc.Interface, error) { return l.EC2.Interfaces(ctx, publicQuery) },
+		func(list []vpc.Interface, err error) {
+			if err == nil {
+				l.enis.SeePublic(began, list)
+				l.lookAtAll()
+			}
+		})
 }

@@ -123,6 +123,9 @@ func external(e vpc.Interface) bool {
 	return true
 }
 
+// Foreign reports whether an ENI may satisfy a slot, and is not the public controller's either.
+func Foreign(e vpc.Interface) bool { return external(e) && e.Tags[vpc.NodeENITag] == "" }
+
 // settle gives the open slots their places: first exact indexes, then the others.
 func (p *planner) settle(open []*Slot) {
 	var moved []*Slot

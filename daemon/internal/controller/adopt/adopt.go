@@ -40,7 +40,7 @@ func Doubt(status []v1alpha1.ENIAttachment, s slots.Slot, attached []vpc.Interfa
 		if a.NodeID != s.Node || a.InstanceID != s.Instance || a.SubnetID != "" && a.SubnetID != s.Subnet {
 			continue
 		}
-		if v, ok := eni(a.ENIID); ok && v.Tags[slots.TagCluster] == "" && (a.SubnetID != "" || v.SubnetID == s.Subnet) {
+		if v, ok := eni(a.ENIID); ok && v.Tags[slots.TagCluster] == "" && !slots.Foreign(v) && (a.SubnetID != "" || v.SubnetID == s.Subnet) {
 			return conflict(s, v, fmt.Sprintf("%s on %s, attachment %q", a.ENIID, a.InstanceID, a.AttachmentID))
 		}
 	}

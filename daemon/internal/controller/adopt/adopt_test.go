@@ -47,3 +47,25 @@ func TestFindWantsAgreement(t *testing.T) {
 		}
 	}
 }
+
+// TestDoubt: an ENI that the status names is in doubt unless it is somebody else's, which has satisfied the slot.
+func TestDoubt(t *testing.T) {
+	for name, tt := range map[string]struct {
+		tags map[string]string
+		want bool
+	}{
+		"the public controller's":              {map[string]string{vpc.NodeENITag: "blue", slots.TagNoManage: "true"}, true},
+		"another NodeENI's":                    {map[string]string{vpc.NodeENITag: "green", slots.TagNoManage: "true"}, true},
+		"without any tag":                      {nil, true},
+		"ours":                                 {map[string]string{slots.TagCluster: "c", slots.TagNoManage: "true"}, false},
+		"somebody else's, which has satisfied": {map[string]string{slots.TagNoManage: "true"}, false},
+	} {
+		v := vpc.Interface{ID: "eni-1", SubnetID: "subnet-1", Tags: tt.tags}
+		status := []v1alpha1.ENIAttachment{{NodeID: "node-1", InstanceID: "i-1", ENIID: "eni-1", AttachmentID: "eni-attach-1", SubnetID: "subnet-1"}}
+		s := slots.Slot{NodeENI: slots.NodeENI{Name: "blue"}, Node: "node-1", Instance: "i-1", Subnet: "subnet-1"}
+		got := adopt.Doubt(status, s, nil, func(string) (vpc.Interface, bool) { return v, true })
+		if (got != nil) != tt.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}

@@ -107,6 +107,21 @@ func (s *Store) SeeAll(began time.Time, list []vpc.Interface) {
 	maps.DeleteFunc(s.read, func(_ string, at time.Time) bool { return began.Sub(at) > time.Hour })
 }
 
+// SeePublic takes the descriptions of all ENIs with the public controller's tag. Those of the Store that are not among them, and have no slot, are forgotten.
+func (s *Store) SeePublic(began time.Time, list []vpc.Interface) {
+	for i := range list {
+		if list[i].Tags[slots.TagCluster] == "" {
+			s.See(began, list[i])
+		}
+	}
+	listed := ids(list)
+	for id, r := range s.records {
+		if s.slot(r) == "" && r.seen.Tags[slots.TagManagedBy] == slots.ManagedBy && !listed[id] {
+			s.miss(id, r, began)
+		}
+	}
+}
+
 // SeeSlot takes the descriptions of all ENIs of one slot.
 func (s *Store) SeeSlot(began time.Time, slot string, list []vpc.Interface) {
 	s.See(began, list...)

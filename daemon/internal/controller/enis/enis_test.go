@@ -165,3 +165,23 @@ func TestUnreadableStays(t *testing.T) {
 		t.Errorf("slot b still has %v", b)
 	}
 }
+
+func TestPublicOnesThatAreGone(t *testing.T) {
+	public := func(id string, more ...string) vpc.Interface {
+		v := vpc.Interface{ID: id, Tags: map[string]string{vpc.NodeENITag: "blue", slots.TagManagedBy: slots.ManagedBy}}
+		for _, tag := range more {
+			v.Tags[tag] = "x"
+		}
+		return v
+	}
+	s := enis.New()
+	unmanaged := public("eni-4")
+	delete(unmanaged.Tags, slots.TagManagedBy)
+	s.See(at(0), public("eni-1"), public("eni-2"), public("eni-3", slots.TagSlot), unmanaged)
+	s.SeePublic(at(60), []vpc.Interface{public("eni-2"), public("eni-5"), public("eni-6", slots.TagCluster)})
+	for id, want := range map[string]bool{"eni-1": false, "eni-2": true, "eni-3": true, "eni-4": true, "eni-5": true, "eni-6": false} {
+		if _, ok := s.ENI(id); ok != want {
+			t.Errorf("%s: %v", id, ok)
+		}
+	}
+}

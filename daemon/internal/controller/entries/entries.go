@@ -80,7 +80,7 @@ func Public(
 		switch {
 		case i >= 0 && list[i].InstanceID == a.InstanceID && onItsWay(list[i].Phase) && v.Attachment.Instance == a.InstanceID:
 			list[i] = public(a)
-		case i < 0 && v.Tags[pure.TagCluster] == "" && (adopt || v.Tags[vpc.NodeENITag] == nodeENI):
+		case i < 0 && v.Tags[pure.TagCluster] == "" && (adopt && !pure.Foreign(v) || v.Tags[vpc.NodeENITag] == nodeENI):
 			list = append(list, public(a))
 		}
 	}

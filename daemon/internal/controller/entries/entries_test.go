@@ -83,20 +83,21 @@ func TestPublicStays(t *testing.T) {
 		adopt bool
 		stays bool
 	}{
-		"the public controller's":    {nil, on("i-1", map[string]string{vpc.NodeENITag: "blue"}), false, true},
-		"another tag":                {nil, on("i-1", map[string]string{vpc.NodeENITag: "green"}), false, false},
-		"another tag, to be adopted": {nil, on("i-1", map[string]string{vpc.NodeENITag: "green"}), true, true},
-		"ours, of no slot":           {nil, on("i-1", ours), true, false},
-		"gone":                       {nil, nil, true, false},
-		"being adopted":              {entry("eni-1", lifecycle.Creating), on("i-1", map[string]string{vpc.NodeENITag: "blue"}), true, true},
-		"tagged":                     {entry("eni-1", lifecycle.Creating), on("i-1", ours), true, true},
-		"being changed":              {entry("eni-1", lifecycle.Attaching), on("i-1", ours), false, true},
-		"the change is refused":      {entry("eni-1", lifecycle.Blocked), on("i-1", ours), false, true},
-		"the entry is new":           {entry("", lifecycle.Wanted), on("i-1", ours), false, true},
-		"attached elsewhere":         {entry("eni-1", lifecycle.Blocked), on("i-2", ours), false, false},
-		"detached":                   {entry("eni-1", lifecycle.Created), &vpc.Interface{ID: "eni-1", Tags: ours}, false, false},
-		"another took its place":     {entry("eni-2", lifecycle.Creating), on("i-1", ours), false, false},
-		"being deleted":              {entry("eni-1", lifecycle.Deleting), on("i-1", ours), false, false},
+		"the public controller's":                     {nil, on("i-1", map[string]string{vpc.NodeENITag: "blue"}), false, true},
+		"another tag":                                 {nil, on("i-1", map[string]string{vpc.NodeENITag: "green"}), false, false},
+		"another tag, to be adopted":                  {nil, on("i-1", map[string]string{vpc.NodeENITag: "green"}), true, true},
+		"somebody else's, which has satisfied a slot": {nil, on("i-1", map[string]string{slots.TagNoManage: "true"}), true, false},
+		"ours, of no slot":                            {nil, on("i-1", ours), true, false},
+		"gone":                                        {nil, nil, true, false},
+		"being adopted":                               {entry("eni-1", lifecycle.Creating), on("i-1", map[string]string{vpc.NodeENITag: "blue"}), true, true},
+		"tagged":                                      {entry("eni-1", lifecycle.Creating), on("i-1", ours), true, true},
+		"being changed":                               {entry("eni-1", lifecycle.Attaching), on("i-1", ours), false, true},
+		"the change is refused":                       {entry("eni-1", lifecycle.Blocked), on("i-1", ours), false, true},
+		"the entry is new":                            {entry("", lifecycle.Wanted), on("i-1", ours), false, true},
+		"attached elsewhere":                          {entry("eni-1", lifecycle.Blocked), on("i-2", ours), false, false},
+		"detached":                                    {entry("eni-1", lifecycle.Created), &vpc.Interface{ID: "eni-1", Tags: ours}, false, false},
+		"another took its place":                      {entry("eni-2", lifecycle.Creating), on("i-1", ours), false, false},
+		"being deleted":                               {entry("eni-1", lifecycle.Deleting), on("i-1", ours), false, false},
 	} {
 		list := entries.Public(tt.list, "blue", status, tt.adopt, func(string) (vpc.Interface, bool) {
 			if tt.eni == nil {
