@@ -129,3 +129,28 @@ func (s *Server) detach(c *call) (string, error) {
 	})
 	return item("return", "true"), nil
 }
+
+// Join attaches an ENI at an index of card 0 as another client does; it is false if EC2 refuses that.
+func (s *Server) Join(eni, instance string, index int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.tick()
+	r, i := s.enis[eni], s.known(instance, now)
+	if r == nil || i == nil || s.attachable(&call{r: r, i: i, now: now}, index, 0, false, false) != nil {
+		return false
+	}
+	id := s.id("eni-attach-")
+	s.change(r, now, func(e *ENI) {
+		e.Instance, e.DeviceIndex, e.NetworkCard, e.AttachmentID, e.AttachmentStatus = instance, index, 0, id, "attached"
+	})
+	return true
+}
+
+// Part detaches an ENI as another client does. It also ends a detachment that is stuck.
+func (s *Server) Part(eni string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := s.tick(); s.enis[eni].Instance != "" {
+		s.change(s.enis[eni], now, (*ENI).detach)
+	}
+}

@@ -38,6 +38,8 @@ type api struct {
 	writes map[string]int
 	// onState is called after a change of an ENINodeState's spec, in no goroutine in particular.
 	onState func(node string)
+	// onWrite is called for each of writes, under mu.
+	onWrite func(doing, name string)
 	// lag is how late a view learns of a change, latency how long a write takes. fault may fail a write.
 	lag     func() time.Duration
 	latency time.Duration
@@ -47,7 +49,7 @@ type api struct {
 func newAPI() *api {
 	return &api{
 		enis: map[string]*eniObject{}, nodes: map[string]*nodeObject{}, states: map[string]*stateObject{}, writes: map[string]int{},
-		onState: func(string) {}, lag: func() time.Duration { return 0 }, fault: func(string) (error, error) { return nil, nil },
+		onState: func(string) {}, onWrite: func(string, string) {}, lag: func() time.Duration { return 0 }, fault: func(string) (error, error) { return nil, nil },
 	}
 }
 

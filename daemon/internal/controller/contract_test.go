@@ -30,7 +30,7 @@ func (d doer) Do(r *http.Request) (*http.Response, error) { return d(r) }
 // TestForbiddenAboutGone: a policy that asks for tags forbids calls about things that are gone. They end as if EC2 had said that they are gone, and
 // hold no other slot back.
 func TestForbiddenAboutGone(t *testing.T) {
-	p := shippedPolicy(t)
+	p := shippedPolicy(t, false)
 	for _, action := range []string{"DetachNetworkInterface", "DeleteNetworkInterface"} {
 		t.Run(action, func(t *testing.T) {
 			story(t, func(t *testing.T) {

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 )
 
@@ -20,8 +19,9 @@ var (
 	seed    = flag.Uint64("seed", 0, "seed of the first story; 0 takes one of the clock")
 )
 
-// TestGeneratedStories lets people, machines, EC2 and the API server do anything at any time, and asks for the four invariants: at most one
-// ENI for each slot, no ENI is taken from a pod, others' ENIs stay as they are, and in the end all is as declared, and quiet.
+// TestGeneratedStories lets people, machines, EC2 and the API server do anything at any time, and asks for the invariants: at most one ENI for
+// each slot, no ENI is taken from a pod, none is forced away before its time, no call names somebody else's, and a kept one stays the same. In
+// the end all is as declared, and quiet, and later all is gone.
 func TestGeneratedStories(t *testing.T) {
 	first := *seed
 	if first == 0 {
@@ -52,6 +52,7 @@ type tale struct {
 	made    int
 	pods    []string
 	log     []string
+	hazards
 }
 
 func newTale(t *testing.T, n uint64) *tale {
@@ -60,12 +61,14 @@ func newTale(t *testing.T, n uint64) *tale {
 	takes := func() time.Duration { return time.Duration(a.rnd.IntN(4000)) * time.Millisecond }
 	attach, detach, create := takes(), takes(), takes()/2
 	a.trouble = []float64{0, 0, 0.05, 0.2}[a.rnd.IntN(4)]
+	a.draw()
 	a.world = newWorld(t, func(c *fakeec2.Config) {
+		a.prepare(c)
 		c.LagOf = func() time.Duration { return time.Duration(a.chance(1+int(lag.Milliseconds()))) * time.Millisecond }
 		c.AttachTakes, c.DetachTakes, c.CreateTakes, c.CreateLag = attach, detach, create, create
 		c.Fault = a.fault
 		if n%2 == 0 {
-			c.Policy = shippedPolicy(t)
+			c.Policy = shippedPolicy(t, a.adopt)
 		}
 		c.Latency = func(string) time.Duration { return time.Duration(20+a.chance(150)) * time.Millisecond }
 		c.TerminateTakes, c.TerminatedFor = 30*time.Second, 10*time.Minute
@@ -115,6 +118,8 @@ func (a *tale) fault(action string) string {
 }
 
 func (a *tale) note(format string, args ...any) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.log = append(a.log, time.Now().Format("15:04:05.000 ")+fmt.Sprintf(format, args...))
 }
 
@@ -124,7 +129,7 @@ func (a *tale) tell() {
 			a.Logf("the story:\n%s\nthe calls:\n%s\nthe end:\n%s", strings.Join(a.log, "\n"), a.calls(), a.describe())
 		}
 	}()
-	a.lead = a.world.lead()
+	a.begin()
 	for range 1 + a.chance(2) {
 		a.growNode()
 	}
@@ -163,7 +168,7 @@ func (a *tale) replace() {
 	if a.chance(2) == 0 {
 		time.Sleep(time.Duration(a.chance(20000)) * time.Millisecond)
 	}
-	a.lead = a.world.lead()
+	a.lead = a.newLeader()
 }
 
 func (a *tale) growNode() {
@@ -171,7 +176,7 @@ func (a *tale) growNode() {
 	name := fmt.Sprintf("node-%d", a.made)
 	a.note("%s comes", name)
 	a.addNode(name, func(n *fleet.Node) {
-		if a.chance(3) == 0 {
+		if !(a.adopt && a.made == 1) && a.chance(3) == 0 {
 			n.Labels["topology.kubernetes.io/zone"] = zone(1)
 			n.ProviderID = strings.Replace(n.ProviderID, zone(0), zone(1), 1)
 		}
@@ -190,17 +195,17 @@ func (a *tale) someNode() string {
 func (a *tale) something() {
 	names := []string{"blue", "green", "red"}
 	name := names[a.chance(len(names))]
-	switch a.chance(16) {
+	switch a.chance(22) {
 	case 0, 1, 2, 3:
 		subnets := [][]string{{a1}, {a1, b1}, {a2}, {a1, a2}, {a2, a2, b1}}[a.chance(5)]
 		index := 1 + a.chance(3)
 		if o := a.nodeENI(name); o != nil && o.Deleting {
 			return
 		}
-		a.note("NodeENI %s in %v at %d", name, subnets, index)
-		a.declare(name, index, subnets...)
+		a.declareKept(name, a.chance(3) == 0, index, subnets...)
 	case 4, 5:
 		a.note("NodeENI %s deleted", name)
+		a.touch(name)
 		a.deleteNodeENI(name)
 	case 6:
 		node := a.someNode()
@@ -213,11 +218,8 @@ func (a *tale) something() {
 			}
 		})
 	case 7, 8:
-		d := a.daemons[a.someNode()]
-		pod := fmt.Sprintf("default/pod-%d", len(a.log))
-		if eni := d.startPod(pod); eni != "" {
-			a.note("%s on %s gets %s", pod, d.node, eni)
-			a.pods = append(a.pods, pod)
+		if node := a.someNode(); !a.stopped[node] {
+			a.startPod(a.daemons[node])
 		}
 	case 9, 10:
 		if len(a.pods) > 0 {
@@ -237,12 +239,12 @@ func (a *tale) something() {
 		a.note("the leader freezes, and another one leads")
 		old := a.lead
 		old.dropFence()
-		a.lead = a.world.lead()
+		a.lead = a.newLeader()
 		time.Sleep(time.Duration(a.chance(5000)) * time.Millisecond)
 		old.kill()
 	case 14:
 		d := a.daemons[a.someNode()]
-		alive := a.chance(2) == 0
+		alive := a.chance(2) == 0 && !a.stopped[d.node]
 		a.note("daemon of %s alive: %v", d.node, alive)
 		d.set(alive)
 	case 15:
@@ -251,6 +253,12 @@ func (a *tale) something() {
 		} else {
 			a.growNode()
 		}
+	case 16, 17, 18:
+		a.foreigner()
+	case 19, 20:
+		a.stopOrStart()
+	case 21:
+		a.publicOne()
 	}
 }
 
@@ -262,7 +270,9 @@ func (a *tale) loseNode() {
 	a.note("%s ends", node)
 	d := a.daemons[node]
 	d.set(false)
+	delete(a.stopped, node)
 	all := a.ec2.All()
+	a.keep(node, all)
 	a.holdersMu.Lock()
 	for _, e := range all {
 		if e.Instance == instanceOf(node) {
@@ -277,77 +287,54 @@ func (a *tale) loseNode() {
 	time.AfterFunc(time.Duration(a.chance(60000))*time.Millisecond, func() { a.deleteNode(node) })
 }
 
-// want is the number of ENIs that are declared.
-func (a *tale) want() int {
-	a.api.mu.Lock()
-	defer a.api.mu.Unlock()
-	n := 0
-	for _, o := range a.api.enis {
-		for _, node := range a.api.nodes {
-			if o.Deleting || !slots.Selects(o.Is.Spec.NodeSelector, node.Is.Labels) {
-				continue
-			}
-			ids := slices.Compact(slices.Sorted(slices.Values(o.Is.Spec.SubnetIDs)))
-			for _, id := range ids {
-				if (id == b1) == (node.Is.Labels["topology.kubernetes.io/zone"] == zone(1)) {
-					n++
-				}
-			}
-		}
-	}
-	return n
-}
-
-// end heals everything, and waits for the declared state and for quiet.
+// end heals everything, and waits for the declared state and for quiet. Then all NodeENIs go.
 func (a *tale) end() {
-	a.note("all heals")
-	a.mu.Lock()
-	a.trouble, a.killAt = 0, 0
-	a.mu.Unlock()
-	for _, node := range a.nodes {
-		a.daemons[node].set(true)
-	}
-	for _, pod := range a.pods {
-		a.endPod(pod)
-	}
-	want := -1
-	begin := time.Now()
+	a.heal()
+	why := ""
+	begin, calls := time.Now(), a.ec2.Tally("").Calls
 	a.wait(3*time.Hour, "all is as declared", func() bool {
-		want = a.want()
-		a.api.mu.Lock()
-		for _, o := range a.api.enis {
-			if o.Deleting {
-				want = -1
-			}
-		}
-		a.api.mu.Unlock()
-		if time.Since(begin) > 2*time.Minute {
+		if since := time.Since(begin); since > 2*time.Minute {
 			time.Sleep(10 * time.Second)
 		}
-		if !a.attached(want)() {
+		if why = a.lacks(); why != "" {
 			return false
 		}
 		time.Sleep(5 * time.Minute) // EC2 may still show ENIs of instances that have ended
-		return a.attached(want)()
+		why = a.lacks()
+		return why == ""
 	})
 	if took := time.Since(begin); took > 45*time.Minute {
 		a.Errorf("it took %v until all was as declared", took)
 	}
-	time.Sleep(time.Minute)
-	calls, writes, before := a.ec2.Tally("").Mutating, a.written(), a.describe()
-	time.Sleep(30 * time.Minute)
-	if n := a.ec2.Tally("").Mutating - calls; n != 0 {
-		a.Errorf("%d mutating calls at rest", n)
+	a.rests("with all as declared")
+	if why = a.lacks(); why != "" {
+		a.Errorf("at rest not as declared: %s", why)
 	}
-	if n := a.written() - writes; n != 0 {
-		a.Errorf("%d writes at rest: %v; before:\n%s", n, a.writes, before)
+	a.note("all NodeENIs are deleted")
+	for _, name := range []string{"blue", "green", "red"} {
+		a.deleteNodeENI(name)
 	}
-	if !a.attached(want)() {
-		a.Errorf("at rest not as declared")
+	a.wait(time.Hour, "all is gone", func() bool { time.Sleep(5 * time.Second); return a.gone() })
+	a.rests("with all gone")
+	if n := a.ec2.Tally("").Calls - calls; n > 1500 {
+		a.Errorf("%d calls from the heal on", n)
 	}
 	for _, denied := range a.ec2.Denied() {
 		if !strings.HasSuffix(denied, "network-interface/*") { // an attachment that is gone has no tags
 			a.Errorf("denied by the policy: %v", denied)
 		}
+	}
+}
+
+// rests: nothing is changed for a while.
+func (a *tale) rests(how string) {
+	time.Sleep(time.Minute)
+	calls, writes, before := a.ec2.Tally("").Mutating, a.written(), a.describe()
+	time.Sleep(30 * time.Minute)
+	if n := a.ec2.Tally("").Mutating - calls; n != 0 {
+		a.Errorf("%d mutating calls at rest, %s", n, how)
+	}
+	if n := a.written() - writes; n != 0 {
+		a.Errorf("%d writes at rest, %s: %v; before:\n%snow:\n%s", n, how, a.writes, before, a.describe())
 	}
 }

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -16,15 +17,33 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2/iam"
 )
 
-// shippedPolicy is the controller's policy for the cluster of these tests.
-func shippedPolicy(t *testing.T) *iam.Policy {
+// shippedPolicy is the controller's policy for the cluster of these tests, with the one for adoption or without.
+func shippedPolicy(t *testing.T, adopt bool) *iam.Policy {
 	t.Helper()
-	document, err := os.ReadFile("../../../deploy/iam/multi-enid-controller.json")
+	var all struct {
+		Version   string
+		Statement []json.RawMessage
+	}
+	for _, name := range []string{"multi-enid-controller.json", "multi-enid-controller-adopt.json"} {
+		if name != "multi-enid-controller.json" && !adopt {
+			continue
+		}
+		document, err := os.ReadFile("../../../deploy/iam/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := all.Statement
+		all.Statement = nil // or Unmarshal writes into it
+		if err := json.Unmarshal(document, &all); err != nil {
+			t.Fatal(err)
+		}
+		all.Statement = append(before, all.Statement...)
+	}
+	text, err := json.Marshal(all)
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := strings.ReplaceAll(strings.ReplaceAll(string(document), "CLUSTER_UID", "cluster-1"), "CLUSTER_NAME", "test")
-	p, err := iam.Parse([]byte(text))
+	p, err := iam.Parse([]byte(strings.NewReplacer("CLUSTER_UID", "cluster-1", "CLUSTER_NAME", "test").Replace(string(text))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +131,7 @@ func TestBulk(t *testing.T) {
 }
 
 func TestLeastPrivilege(t *testing.T) {
-	policy := shippedPolicy(t)
+	policy := shippedPolicy(t, false)
 	story(t, func(t *testing.T) {
 		w := newWorld(t, func(c *fakeec2.Config) { c.Policy = policy })
 		w.addNode("node-1")

@@ -129,6 +129,7 @@ func (v *view) write(ctx context.Context, doing string, do func() (kind, name st
 	kind, name, err := do()
 	if err == nil {
 		v.writes[doing]++
+		v.onWrite(doing, name)
 		v.learn(kind, name, v.version)
 	}
 	v.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,7 +33,7 @@ type world struct {
 	holdersMu sync.Mutex
 	// holders are pods by the ENI that they have, bySlot are slots of live ENIs.
 	holders, bySlot map[string]string
-	settled         bool
+	adopts          atomic.Bool // the public controller's ENIs may be tagged
 }
 
 const (
@@ -76,7 +77,7 @@ func newWorld(t *testing.T, edit ...func(*fakeec2.Config)) *world {
 			{ID: small, IPv4: netip.MustParsePrefix("10.4.0.0/28"), Zone: zone(0)},
 		},
 		Groups: []fakeec2.Group{{ID: sg1, Name: "pods"}, {ID: sg2, Name: "more"}},
-		Now:    time.Now, OnUnknown: func(r string) { t.Errorf("unknown to EC2: %s", r) }, OnChange: w.judgeChange,
+		Now:    time.Now, OnUnknown: func(r string) { t.Errorf("unknown to EC2: %s", r) }, OnChange: w.judgeChange, OnEvent: w.judgeCall,
 		Latency: func(string) time.Duration { return 100 * time.Millisecond },
 	}
 	for _, e := range edit {
@@ -94,12 +95,17 @@ func newWorld(t *testing.T, edit ...func(*fakeec2.Config)) *world {
 	return w
 }
 
-// judgeChange finds an ENI that is taken from a pod, a second ENI of a slot, and a change of somebody else's ENI.
+// judgeCall finds a call about somebody else's ENI.
+func (w *world) judgeCall(e fakeec2.Event) {
+	if e.ENI.ID == "" || e.ENI.Tags[slots.TagCluster] == "cluster-1" || w.adopts.Load() && e.Action == "CreateTags" && e.ENI.Tags[slots.TagManagedBy] != "" {
+		return
+	}
+	w.Errorf("%s: %s of %s, which is not ours", e.At.Format("15:04:05.000"), e.Action, e.ENI.ID)
+}
+
+// judgeChange finds an ENI that is taken from a pod, and a second ENI of a slot.
 func (w *world) judgeChange(e fakeec2.ENI) {
 	w.judgeSlot(e)
-	if e.Tags[slots.TagCluster] == "" && e.Tags["foreign"] != "" && e.Created.IsZero() && e.Deleted.IsZero() && w.settled {
-		w.Errorf("%s: %s is not ours, and was changed", time.Now().Format("15:04:05.000"), e.ID)
-	}
 	if e.Instance != "" && e.AttachmentStatus != "detaching" && e.Deleted.IsZero() {
 		return
 	}
@@ -216,6 +222,7 @@ func (w *world) leadBy(ec2 func(*controller) *region.Client, edit ...func(*Optio
 	for _, e := range edit {
 		e(&o)
 	}
+	w.adopts.Store(o.AdoptPublic)
 	ctx, cancel := context.WithCancel(w.Context())
 	c.stop = cancel
 	go func() {

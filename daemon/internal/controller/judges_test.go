@@ -1,0 +1,146 @@
+package controller
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
+)
+
+// keep remembers the ENIs that outlive the instance of a node. One that may be on its way to its end is left out.
+func (a *tale) keep(node string, all []fakeec2.ENI) {
+	a.api.mu.Lock()
+	worker := a.api.nodes[node].Is.Labels["role"] == "worker"
+	a.api.mu.Unlock()
+	for _, w := range a.wishes() {
+		for _, e := range all {
+			if worker && w.node == node && e.Tags[slots.TagSlot] == string(w.id()) && e.Deleted.IsZero() && e.AttachmentStatus == "attached" &&
+				!e.DeleteOnTermination && w.kept && a.settled(w.name) {
+				a.note("%s is kept", e.ID)
+				a.mu.Lock()
+				a.kept[e.ID] = keptENI{w.name, e}
+				a.mu.Unlock()
+			}
+		}
+	}
+}
+
+// judgeKept finds an ENI that is deleted although its NodeENI keeps it.
+func (a *tale) judgeKept(e fakeec2.Event) {
+	a.mu.Lock()
+	k, ok := a.kept[e.ENI.ID]
+	a.mu.Unlock()
+	if !ok || e.Action != "DeleteNetworkInterface" || e.Code != "" || e.ENI.Tags[slots.TagSlot] != k.Tags[slots.TagSlot] {
+		return
+	}
+	a.api.mu.Lock()
+	o := a.api.enis[k.name]
+	a.api.mu.Unlock()
+	if o != nil && !o.Deleting && o.UID == k.Tags[slots.TagNodeENI] && !*o.Is.Spec.DeleteOnTermination && slices.Contains(o.Is.Spec.SubnetIDs, k.SubnetID) &&
+		a.settled(k.name) {
+		a.Errorf("%s: %s is deleted, and NodeENI %s keeps it", e.At.Format("15:04:05.000"), e.ENI.ID, k.name)
+	}
+}
+
+// judgeForce finds a Detach that is forced too early, or without the daemon's word.
+func (a *tale) judgeForce(e fakeec2.Event) {
+	if e.Action != "DetachNetworkInterface" || e.Code != "" {
+		return
+	}
+	a.mu.Lock()
+	first, ok := a.detached[e.ENI.Attachment()]
+	if !ok {
+		a.detached[e.ENI.Attachment()] = e.At
+	}
+	a.mu.Unlock()
+	if !e.Force {
+		return
+	}
+	if !ok || a.force == 0 || e.At.Sub(first) < a.force {
+		a.Errorf("%s: %s is forced, and was detached first at %v", e.At.Format("15:04:05.000"), e.ENI.ID, first)
+	}
+	a.api.mu.Lock()
+	defer a.api.mu.Unlock()
+	for node, s := range a.api.states {
+		if instanceOf(node) == e.ENI.Instance && !slices.ContainsFunc(s.Is.Released, func(r v1alpha1.ReleasedENI) bool { return r.ENIID == e.ENI.ID }) {
+			a.Errorf("%s: %s is forced without the word of the daemon of %s", e.At.Format("15:04:05.000"), e.ENI.ID, node)
+		}
+	}
+}
+
+// wish is a wanted ENI.
+type wish struct {
+	name, uid, node, subnet string
+	exact                   int
+	kept                    bool
+}
+
+func (w wish) id() slots.ID { return slots.NewID("cluster-1", w.uid, instanceOf(w.node), w.subnet) }
+
+func (a *tale) wishes() (list []wish) {
+	a.api.mu.Lock()
+	defer a.api.mu.Unlock()
+	for _, o := range a.api.enis {
+		for _, n := range a.api.nodes {
+			if o.Deleting || !slots.Selects(o.Is.Spec.NodeSelector, n.Is.Labels) {
+				continue
+			}
+			index := o.Is.Spec.DeviceIndex
+			for i, id := range o.Is.Spec.SubnetIDs {
+				if slices.Contains(o.Is.Spec.SubnetIDs[:i], id) {
+					continue
+				}
+				if (id == b1) == (n.Is.Labels["topology.kubernetes.io/zone"] == zone(1)) {
+					list = append(list, wish{o.Name, o.UID, n.Name, id, index, !*o.Is.Spec.DeleteOnTermination})
+				}
+				index++
+			}
+		}
+	}
+	return list
+}
+
+// lacks says what is not as declared; "" for nothing.
+func (a *tale) lacks() string {
+	wishes, own, listed := a.wishes(), map[string]fakeec2.ENI{}, 0
+	for _, e := range a.live() {
+		own[e.Tags[slots.TagSlot]] = e
+	}
+	for _, w := range wishes {
+		id := string(w.id())
+		e, ok := own[id]
+		delete(own, id)
+		switch {
+		case !ok && !a.external(w):
+			return fmt.Sprintf("no ENI of %+v", w)
+		case ok && (e.Instance != instanceOf(w.node) || e.AttachmentStatus != "attached" || e.DeleteOnTermination == w.kept):
+			return fmt.Sprintf("%+v has %+v", w, e)
+		}
+	}
+	a.api.mu.Lock()
+	defer a.api.mu.Unlock()
+	for _, o := range a.api.enis {
+		if listed += len(o.Is.Status.Attachments); o.Deleting {
+			return o.Name + " is being deleted"
+		}
+		for id, e := range own {
+			if e.Tags[slots.TagNodeENI] == o.UID && e.Instance == "" && !*o.Is.Spec.DeleteOnTermination && slices.Contains(o.Is.Spec.SubnetIDs, e.SubnetID) {
+				delete(own, id) // parked
+			}
+		}
+	}
+	if len(own) > 0 || listed != len(wishes) {
+		return fmt.Sprintf("%d ENIs, want %d; more are %v", listed, len(wishes), own)
+	}
+	return ""
+}
+
+// external says whether somebody else's ENI satisfies a wish.
+func (a *tale) external(w wish) bool {
+	return slices.ContainsFunc(strangers, func(id string) bool {
+		e := a.ec2.ENI(id)
+		return e.Instance == instanceOf(w.node) && e.SubnetID == w.subnet && e.DeviceIndex == w.exact && e.Tags[slots.TagNoManage] != ""
+	})
+}
