@@ -82,6 +82,8 @@ var planCases = []struct {
 	{name: "the whole instance is full before its cards", limits: []int{4, 4}, most: 2, slots: []Slot{anyCard(slotAt("a", 1))},
 		there: []vpc.Interface{primary, at("x", 0, 1)},
 		want:  "a=0/1", faults: map[string]string{"a": NoFreeInterface}},
+	{name: "the instance is full with what is promised", limits: []int{4, 4}, most: 2, slots: []Slot{slotAt("a", 1), slotAt("b", 2)},
+		there: []vpc.Interface{primary}, want: "a=0/1 b=0/2", faults: map[string]string{"b": NoFreeInterface}},
 	{name: "a detached ENI has no place", limits: []int{2}, slots: []Slot{slotAt("a", 2)}, there: []vpc.Interface{primary, detached}, want: "a=0/2"},
 	{name: "an ENI of another instance neither", limits: []int{2}, slots: []Slot{slotAt("a", 1)}, there: []vpc.Interface{primary, elsewhere}, want: "a=0/1"},
 	{name: "indexes are a card's", limits: []int{2, 2}, slots: []Slot{slotAt("a", 1), card(slotAt("b", 1), 1)}, there: []vpc.Interface{primary},
@@ -147,6 +149,24 @@ func TestPlanNode(t *testing.T) {
 				t.Errorf("the order of the answers matters (-first +second):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestForeign(t *testing.T) {
+	public := at("a", 0, 1, "no_manage")
+	public.Tags[vpc.NodeENITag] = "e"
+	for name, tt := range map[string]struct {
+		eni  vpc.Interface
+		want bool
+	}{
+		"somebody else's":         {at("a", 0, 1, "no_manage"), true},
+		"without no_manage":       {at("a", 0, 1), false},
+		"ours":                    {at("a", 0, 1, "no_manage", "ours=z"), false},
+		"the public controller's": {public, false},
+	} {
+		if got := Foreign(tt.eni); got != tt.want {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }
 

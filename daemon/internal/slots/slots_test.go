@@ -93,6 +93,9 @@ var slotCases = []struct {
 		says: []string{`subnetName "none"`, "vpc-1"}, keep: true},
 	{name: "no such subnet", change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetIDs = []string{"subnet-none"} }, want: []string{"a1@1 sg-1"}, fault: InvalidSubnet,
 		says: []string{"subnetIDs subnet-none", "correct it"}, keep: true},
+	{name: "an unknown subnet keeps its place", change: func(e *v1alpha1.NodeENI) {
+		e.Spec.SubnetID, e.Spec.SubnetIDs = "", []string{"subnet-none", "subnet-a1"}
+	}, want: []string{"a1@2 sg-1"}, fault: InvalidSubnet, keep: true},
 	{name: "a subnet of another VPC", change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetID = "subnet-far" }, fault: InvalidSubnet,
 		says: []string{"vpc-2", "vpc-1"}, keep: true},
 	{name: "a subnet that was not asked for", change: func(e *v1alpha1.NodeENI) { e.Spec.SubnetIDs = []string{"subnet-new", "subnet-a2"} },
