@@ -64,6 +64,9 @@ unexport $(filter AWS_% KUBECONFIG NODE_NAME CNI_%,$(.VARIABLES))
 export AWS_CONFIG_FILE             := /dev/null
 export AWS_SHARED_CREDENTIALS_FILE := /dev/null
 
+# AT_ONCE is how many packages are tested at once: more than there are processors, since the longest tests mostly wait.
+AT_ONCE = $(shell echo $$(( $$(nproc 2>/dev/null || echo 2) * 3 / 2 )))
+
 # gotestsum prints each package as soon as it ends; go test alone would hold back all packages after a slow one. With -v it
 # shows every test. Its own flags come first, then go test's.
 tests = $(GOTESTSUM) --format $(if $(filter -v -test.v,$(TESTFLAGS)),standard-verbose,pkgname) --format-hide-empty-pkg --raw-command -- $(go) $(1) test -json
@@ -132,11 +135,11 @@ bench-story: prereq-bench kube-tools
 test: prereq-test build tools $(GOTESTSUM) ## Run every test that needs no extra machine (5 min; the first time 8 min)
 	@echo 'Compiling the tests: at first a few minutes without output. Then each package is told as it ends.'
 	$(go) vet ./...
-	$(call tests) $(TESTFLAGS) ./...
+	$(call tests) -p $(AT_ONCE) $(TESTFLAGS) ./...
 
 .PHONY: race
 race: prereq-race build tools $(GOTESTSUM) ## Run the tests of the product code under the race detector (8 min)
-	CGO_ENABLED=1 $(call tests) -race $(TESTFLAGS) ./pkg/... ./plugins/... ./daemon/...
+	CGO_ENABLED=1 $(call tests) -race -p $(AT_ONCE) $(TESTFLAGS) ./pkg/... ./plugins/... ./daemon/...
 
 # The same flags as for the Kubernetes programs, so that common packages are compiled once. Each package has a control plane
 # and namespaces of its own. Two processors carry two at a time, since most tests wait.
