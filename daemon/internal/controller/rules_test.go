@@ -90,6 +90,11 @@ func TestAtRest(t *testing.T) {
 		if s := c.tally.Snapshot(time.Now(), "Parked"); s.Leader || len(s.Slots) != 0 {
 			t.Errorf("metrics after the leadership %+v", s)
 		}
+		w.lead()
+		time.Sleep(2 * resyncEvery)
+		if calls, after := w.ec2.Tally(""), w.written(); calls.Mutating != now.Mutating || after != writes {
+			t.Errorf("a new leader made %d mutating calls and %d writes, want none", calls.Mutating-now.Mutating, after-writes)
+		}
 	})
 }
 
