@@ -176,7 +176,7 @@ func (a *tale) growNode() {
 	name := fmt.Sprintf("node-%d", a.made)
 	a.note("%s comes", name)
 	a.addNode(name, func(n *fleet.Node) {
-		if !(a.adopt && a.made == 1) && a.chance(3) == 0 {
+		if (!a.adopt || a.made > 1) && a.chance(3) == 0 {
 			n.Labels["topology.kubernetes.io/zone"] = zone(1)
 			n.ProviderID = strings.Replace(n.ProviderID, zone(0), zone(1), 1)
 		}

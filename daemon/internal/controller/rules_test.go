@@ -308,7 +308,7 @@ func TestParkedMoves(t *testing.T) {
 		w.deleteNode("node-1")
 		time.Sleep(5 * time.Minute)
 		c.kill()
-		c = w.lead()
+		w.lead()
 		time.Sleep(25 * time.Minute) // two sweeps
 		if live := w.live(); len(live) != 1 || live[0].ID != before.ID || live[0].Instance != "" {
 			t.Fatalf("parked: %+v", live)

@@ -280,7 +280,7 @@ func (l *loop) urgency(s *slot, step lifecycle.Step) vpc.Priority {
 
 // countOpening counts the slots of a NodeENI that have no ENI attached yet, and are on the way to it.
 func (l *loop) countOpening(s *slot) {
-	switch s.mem.Phase { //nolint:exhaustive // the others are on the way
+	switch s.mem.Phase {
 	case lifecycle.Attached, lifecycle.Ready, lifecycle.External, lifecycle.Parked, lifecycle.Blocked:
 		l.setOpening(s, false)
 	default:
