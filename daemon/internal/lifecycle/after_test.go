@@ -189,6 +189,31 @@ func TestDetachingSince(t *testing.T) {
 	}
 }
 
+// TestPolls: looks in a phase are counted, so that they become more rare.
+func TestPolls(t *testing.T) {
+	m := Memory{Phase: Attaching}
+	for i, look := range []Action{Describe, ReadNode, Describe} {
+		if m = After(m, Step{Do: look, Phase: Attaching, Slot: new(slot())}, Result{}, t0); m.polls != i+1 {
+			t.Errorf("after %d looks: %d", i+1, m.polls)
+		}
+	}
+	if m = After(m, Step{Phase: Attached, Slot: new(slot())}, Result{}, t0); m.polls != 0 {
+		t.Errorf("in another phase: %d", m.polls)
+	}
+}
+
+// TestHolders: a failed Attach names the ENIs of the instance.
+func TestHolders(t *testing.T) {
+	c := ready()
+	c.free()
+	c.o.Holders = "eni-9 (other)"
+	st := Next(&c.s, c.o, c.m, t0)
+	m := After(c.m, st, Result{Err: says(vpc.EC2Limit, "AttachmentLimitExceeded", "x")}, t0)
+	if st.Do != Attach || !strings.Contains(m.Message, "eni-9 (other)") {
+		t.Errorf("%v: %q", st.Do, m.Message)
+	}
+}
+
 func TestFound(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
@@ -186,10 +185,7 @@ func (d *decider) find() {
 		return
 	}
 	slices.SortFunc(all, func(a, b vpc.Interface) int {
-		if ra, rb := d.rank(a), d.rank(b); ra != rb {
-			return ra - rb
-		}
-		return strings.Compare(a.ID, b.ID)
+		return cmp.Or(cmp.Compare(d.rank(a), d.rank(b)), cmp.Compare(a.ID, b.ID))
 	})
 	e := all[0]
 	d.eni, d.twins = &e, all[1:]

@@ -88,9 +88,13 @@ var nextCases = []struct {
 		c.m.Request = adopting
 	}},
 	{name: "it has the tags", phase: Attached, change: func(c *scene) { c.m.Request = adopting }},
-	{name: "an ENI of the public controller is stored first", do: Store, phase: Creating,
+	{name: "an ENI of the public controller that has ended is not stored", do: Store, phase: Creating, change: func(c *scene) {
+		c.none()
+		c.m.gone, c.o.Adopt, c.o.Move = "eni-x", &vpc.Interface{ID: "eni-x"}, &vpc.Interface{ID: "eni-y"}
+	}, words: "eni-y"},
+	{name: "an ENI of the public controller is stored first", do: Store, phase: Creating, words: "eni-x",
 		change: func(c *scene) { c.none(); c.o.Adopt = &vpc.Interface{ID: "eni-x"} }},
-	{name: "a parked ENI is stored first", do: Store, phase: Creating, change: func(c *scene) { c.none(); c.o.Move = &vpc.Interface{ID: "eni-x"} }},
+	{name: "a parked ENI is stored first", do: Store, phase: Creating, words: "eni-x", change: func(c *scene) { c.none(); c.o.Move = &vpc.Interface{ID: "eni-x"} }},
 	{name: "no parked ENI beside an open attempt", do: Create, phase: Creating, change: func(c *scene) {
 		c.o.Interfaces, c.m.ENI, c.o.Move = nil, "", &vpc.Interface{ID: "eni-x"}
 	}},
@@ -107,6 +111,10 @@ var nextCases = []struct {
 		c.o.Refused = &slots.Fault{Reason: slots.NoFreeInterface, Message: "full"}
 	}},
 	{name: "attach by a new plan", do: ReadNode, at: t0.Add(-time.Minute), phase: Created, change: func(c *scene) { c.free(); c.m.planAfter = t0 }},
+	{name: "attach by a new plan, asked for each 15 s", phase: Created, at: t0.Add(15 * time.Second), change: func(c *scene) {
+		c.free()
+		c.m.planAfter, c.m.nodeReadAt = t0, t0
+	}},
 	{name: "attach after a new look at the instance", do: ReadInstance, phase: Created, change: func(c *scene) { c.free(); c.m.instanceAfter = t0 }},
 	{name: "termination", do: SetTermination, phase: Attaching, change: func(c *scene) { c.eni().Attachment.DeleteOnTermination = false }},
 	{name: "no termination", do: SetTermination, phase: Attaching, change: func(c *scene) { c.s.Options.DeleteOnTermination = false }},
@@ -140,6 +148,24 @@ var nextCases = []struct {
 	{name: "a free twin goes", do: Delete, phase: Attached, change: func(c *scene) {
 		c.o.Interfaces = append(c.o.Interfaces, vpc.Interface{ID: "eni-0", Status: "available", Tags: c.eni().Tags})
 	}},
+	{name: "a pending twin goes", do: Delete, phase: Attached, words: "eni-0", change: func(c *scene) {
+		c.o.Interfaces = append(c.o.Interfaces, vpc.Interface{ID: "eni-0", Status: "pending", Tags: c.eni().Tags})
+	}},
+	{name: "a twin whose attachment EC2 does not show yet stays", phase: Attached, change: func(c *scene) {
+		c.o.Interfaces = append(c.o.Interfaces, vpc.Interface{ID: "eni-0", Status: "in-use", Tags: c.eni().Tags})
+	}},
+	{name: "an attached twin takes the place of a free ENI", do: Store, phase: Wanted, change: func(c *scene) {
+		twin := *c.eni()
+		twin.ID = "eni-9"
+		c.free()
+		c.o.Interfaces = append(c.o.Interfaces, twin)
+	}},
+	{name: "a twin that is attached elsewhere does not", do: Attach, phase: Attaching, words: "eni-1", change: func(c *scene) {
+		twin := *c.eni()
+		twin.ID, twin.Attachment = "eni-0", &vpc.Attachment{ID: "at-0", Instance: "i-2", Status: "attached"}
+		c.free()
+		c.o.Interfaces = append(c.o.Interfaces, twin)
+	}},
 	{name: "an attached twin stays", phase: Attached, change: func(c *scene) {
 		twin := *c.eni()
 		twin.ID = "eni-2"
@@ -163,6 +189,18 @@ var nextCases = []struct {
 		c.m.Phase, c.m.Reason, c.m.Message = Blocked, SubnetFull, "full"
 	}},
 	{name: "again", do: Create, phase: Creating, change: func(c *scene) { c.o.Interfaces, c.m.ENI, c.m.Failed, c.m.RetryAt = nil, "", Create, t0 }},
+	{name: "all is well, though another step failed", phase: Attached, change: func(c *scene) {
+		c.m.Failed, c.m.RetryAt, c.m.why = Delete, minute(1), &plight{Blocked, Forbidden, "denied"}
+	}},
+	{name: "a look shows the failure", do: ReadNode, phase: Blocked, reason: slots.NoFreeInterface, words: "full", change: func(c *scene) {
+		c.free()
+		c.o.PlannedAt, c.m.Failed, c.m.RetryAt, c.m.why = time.Time{}, Attach, minute(1), &plight{Blocked, slots.NoFreeInterface, "full"}
+	}},
+	{name: "a look with a reason of its own shows that", do: ReadInstance, phase: Created, reason: InstanceNotRunning, words: "stopped", change: func(c *scene) {
+		c.free()
+		c.o.Instance.State = "stopped"
+		c.m.Failed, c.m.RetryAt, c.m.why = Attach, minute(1), &plight{Blocked, slots.NoFreeInterface, "full"}
+	}},
 	{name: "another step need not wait", do: Create, phase: Creating,
 		change: func(c *scene) { c.o.Interfaces, c.m.ENI, c.m.Failed, c.m.RetryAt = nil, "", Attach, minute(1) }},
 }
@@ -206,6 +244,10 @@ var releaseCases = []struct {
 	{name: "it drains", phase: Draining, change: func(*scene) {}},
 	{name: "pods have it", phase: Draining, reason: DeviceInUse, words: "in use by a/b, a/c",
 		change: func(c *scene) { c.o.Node.Holders = []string{"a/b", "a/c"} }},
+	{name: "five pods have it", phase: Draining, reason: DeviceInUse, words: "in use by a, b, c, d, e: it",
+		change: func(c *scene) { c.o.Node.Holders = []string{"a", "b", "c", "d", "e"} }},
+	{name: "seven pods have it", phase: Draining, reason: DeviceInUse, words: "in use by a, b, c, d, e and 2 more: it",
+		change: func(c *scene) { c.o.Node.Holders = []string{"a", "b", "c", "d", "e", "f", "g"} }},
 	{name: "pods have it, whatever the daemon has said", phase: Draining, reason: DeviceInUse, change: func(c *scene) {
 		c.o.Node.Holders, c.o.Node.Released = []string{"a/b"}, true
 	}},
