@@ -125,7 +125,7 @@ func (a *tale) note(format string, args ...any) {
 
 func (a *tale) tell() {
 	defer func() {
-		if a.Failed() {
+		if a.Failed() || *verbose {
 			a.Logf("the story:\n%s\nthe calls:\n%s\nthe end:\n%s", strings.Join(a.log, "\n"), a.calls(), a.describe())
 		}
 	}()
@@ -180,6 +180,9 @@ func (a *tale) growNode() {
 			n.Labels["topology.kubernetes.io/zone"] = zone(1)
 			n.ProviderID = strings.Replace(n.ProviderID, zone(0), zone(1), 1)
 		}
+		if (!a.adopt || a.made > 1) && a.chance(3) == 0 {
+			n.Labels["node.kubernetes.io/instance-type"] = "m5.large"
+		}
 	})
 	a.daemons[name].reaction = time.Duration(10+a.chance(3000)) * time.Millisecond
 	a.nodes = append(a.nodes, name)
@@ -195,14 +198,14 @@ func (a *tale) someNode() string {
 func (a *tale) something() {
 	names := []string{"blue", "green", "red"}
 	name := names[a.chance(len(names))]
-	switch a.chance(22) {
+	switch a.chance(23) {
 	case 0, 1, 2, 3:
 		subnets := [][]string{{a1}, {a1, b1}, {a2}, {a1, a2}, {a2, a2, b1}}[a.chance(5)]
 		index := 1 + a.chance(3)
 		if o := a.nodeENI(name); o != nil && o.Deleting {
 			return
 		}
-		a.declareKept(name, a.chance(3) == 0, index, subnets...)
+		a.declareKept(name, a.chance(2) == 0, index, subnets...)
 	case 4, 5:
 		a.note("NodeENI %s deleted", name)
 		a.touch(name)
@@ -247,7 +250,7 @@ func (a *tale) something() {
 		alive := a.chance(2) == 0 && !a.stopped[d.node]
 		a.note("daemon of %s alive: %v", d.node, alive)
 		d.set(alive)
-	case 15:
+	case 15, 22:
 		if len(a.nodes) > 1 && a.chance(2) == 0 {
 			a.loseNode()
 		} else {
@@ -310,6 +313,7 @@ func (a *tale) end() {
 	if why = a.lacks(); why != "" {
 		a.Errorf("at rest not as declared: %s", why)
 	}
+	a.judgeEntries()
 	a.note("all NodeENIs are deleted")
 	for _, name := range []string{"blue", "green", "red"} {
 		a.deleteNodeENI(name)

@@ -134,7 +134,7 @@ func (a *tale) touch(name string) {
 func (a *tale) settled(name string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return time.Since(a.declared[name]) > 5*time.Minute
+	return time.Since(a.declared[name]) > 30*time.Second
 }
 
 // foreigner lets another program attach or detach an ENI of its own.
@@ -241,6 +241,9 @@ func (a *tale) heal() {
 	if a.adopt {
 		a.settle()
 	}
+	if len(a.kept) > 0 {
+		a.growNode() // for the kept ones
+	}
 }
 
 // settle lets people do about the public controller's ENIs as the Event AdoptionConflict says: they delete them, or correct tag and status.
@@ -257,7 +260,10 @@ func (a *tale) settle() {
 		}
 		a.note("a person corrects tags and status of %s", id)
 		a.ec2.Change(id, func(e *fakeec2.ENI) { e.Tags = map[string]string{"foreign": "yes"} })
-		if name := e.Tags["NodeENI"]; a.nodeENI(name) != nil {
+		for _, name := range []string{"blue", "green", "red"} { // another than the tag's, if it was external
+			if a.nodeENI(name) == nil {
+				continue
+			}
 			a.setNodeENI(name, func(o *v1alpha1.NodeENI) {
 				o.Status.Attachments = slices.DeleteFunc(o.Status.Attachments, func(s v1alpha1.ENIAttachment) bool { return s.ENIID == id })
 			})
