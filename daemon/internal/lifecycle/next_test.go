@@ -196,7 +196,7 @@ var nextCases = []struct {
 		c.free()
 		c.o.PlannedAt, c.m.Failed, c.m.RetryAt, c.m.why = time.Time{}, Attach, minute(1), &plight{Blocked, slots.NoFreeInterface, "full"}
 	}},
-	{name: "a look with a reason of its own shows that", do: ReadInstance, phase: Created, reason: InstanceNotRunning, words: "stopped", change: func(c *scene) {
+	{name: "a look with its own reason shows that", do: ReadInstance, phase: Created, reason: InstanceNotRunning, words: "stopped", change: func(c *scene) {
 		c.free()
 		c.o.Instance.State = "stopped"
 		c.m.Failed, c.m.RetryAt, c.m.why = Attach, minute(1), &plight{Blocked, slots.NoFreeInterface, "full"}
