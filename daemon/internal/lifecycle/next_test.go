@@ -94,7 +94,8 @@ var nextCases = []struct {
 	}, words: "eni-y"},
 	{name: "an ENI of the public controller is stored first", do: Store, phase: Creating, words: "eni-x",
 		change: func(c *scene) { c.none(); c.o.Adopt = &vpc.Interface{ID: "eni-x"} }},
-	{name: "a parked ENI is stored first", do: Store, phase: Creating, words: "eni-x", change: func(c *scene) { c.none(); c.o.Move = &vpc.Interface{ID: "eni-x"} }},
+	{name: "a parked ENI is stored first", do: Store, phase: Creating, words: "eni-x",
+		change: func(c *scene) { c.none(); c.o.Move = &vpc.Interface{ID: "eni-x"} }},
 	{name: "no parked ENI beside an open attempt", do: Create, phase: Creating, change: func(c *scene) {
 		c.o.Interfaces, c.m.ENI, c.o.Move = nil, "", &vpc.Interface{ID: "eni-x"}
 	}},
