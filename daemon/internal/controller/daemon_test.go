@@ -23,6 +23,8 @@ type daemon struct {
 	due   bool
 	// offered are the ENIs that pods may get.
 	offered map[string]bool
+	// killed, if set, gets the next write to make it later: the daemon was killed while the write was under way.
+	killed func(write func())
 }
 
 // wake lets the daemon look at its ENINodeState soon.
@@ -65,7 +67,7 @@ func (d *daemon) look() {
 		switch {
 		case e.ENIID == "" || e.InstanceID != instanceOf(d.node) && e.InstanceID == "":
 		case e.Wanted == v1alpha1.WantedReleased && pod == "":
-			released = append(released, v1alpha1.ReleasedENI{Slot: e.Slot, ENIID: e.ENIID})
+			released = append(released, v1alpha1.ReleasedENI{Slot: e.Slot, ENIID: e.ENIID, Release: e.Release})
 		case e.Wanted == v1alpha1.WantedReleased:
 			devices = append(devices, fleet.Device{ENI: e.ENIID, Phase: "draining", Holders: []string{pod}})
 		case e.AttachmentID != "" && (e.Phase == "Attached" || e.Phase == "Ready"):
@@ -86,10 +88,20 @@ func (d *daemon) look() {
 	}
 	d.mu.Unlock()
 	d.holdersMu.Unlock()
-	ok := d.setStatus(d.node, func(s *fleet.State) {
-		s.Reported, s.Protocol, s.Released, s.Devices = true, d.protocol, released, devices
-	})
-	if !ok {
+	write := func() bool {
+		return d.setStatus(d.node, func(s *fleet.State) {
+			s.Reported, s.Protocol, s.Released, s.Devices = true, d.protocol, released, devices
+		})
+	}
+	if late := d.dies(); late != nil {
+		late(func() {
+			if d.api.state(d.node) != nil { // it may be another one
+				write()
+			}
+		})
+		return
+	}
+	if !write() {
 		return
 	}
 	now := d.api.state(d.node)
@@ -103,6 +115,35 @@ func (d *daemon) look() {
 		d.due = true
 		time.AfterFunc(d.reaction, d.look)
 	}
+}
+
+// killNext kills the daemon in its next write, which lands when release is called.
+func (d *daemon) killNext() (release func()) {
+	var write func()
+	d.mu.Lock()
+	d.killed = func(w func()) {
+		d.mu.Lock()
+		write = w
+		d.mu.Unlock()
+	}
+	d.mu.Unlock()
+	return func() {
+		d.mu.Lock()
+		w := write
+		d.mu.Unlock()
+		if w != nil {
+			w()
+		}
+	}
+}
+
+func (d *daemon) dies() (late func(write func())) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if late = d.killed; late != nil {
+		d.killed, d.alive = nil, false
+	}
+	return late
 }
 
 // startPod gives a device to a new pod; it is "" if there is none.

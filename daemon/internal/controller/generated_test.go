@@ -198,7 +198,7 @@ func (a *tale) someNode() string {
 func (a *tale) something() {
 	names := []string{"blue", "green", "red"}
 	name := names[a.chance(len(names))]
-	switch a.chance(23) {
+	switch a.chance(24) {
 	case 0, 1, 2, 3:
 		subnets := [][]string{{a1}, {a1, b1}, {a2}, {a1, a2}, {a2, a2, b1}}[a.chance(5)]
 		index := 1 + a.chance(3)
@@ -262,7 +262,39 @@ func (a *tale) something() {
 		a.stopOrStart()
 	case 21:
 		a.publicOne()
+	case 23:
+		a.lateAnswer()
 	}
+}
+
+// lateAnswer kills a daemon in a write, which lands some time later. Meanwhile people change their mind, and a pod may get a device again.
+func (a *tale) lateAnswer() {
+	d := a.daemons[a.someNode()]
+	if a.stopped[d.node] {
+		return
+	}
+	a.note("daemon of %s dies in its next write", d.node)
+	land := d.killNext()
+	pause := func(most int) { time.Sleep(time.Duration(a.chance(most)) * time.Millisecond) }
+	for i, role := range []string{"idle", "worker", "idle", "worker"}[:3+a.chance(2)] {
+		a.setNode(d.node, func(n *fleet.Node) { n.Labels["role"] = role })
+		pause(8000)
+		if i != 1 {
+			continue
+		}
+		d.set(true)
+		pause(5000)
+		time.AfterFunc(time.Duration(a.chance(20000))*time.Millisecond, land)
+		pod := fmt.Sprintf("default/pod-%d", len(a.log))
+		if eni := d.startPod(pod); eni != "" {
+			a.note("%s on %s gets %s", pod, d.node, eni)
+			a.pods = append(a.pods, pod)
+		}
+	}
+	d.mu.Lock()
+	d.killed = nil
+	d.mu.Unlock()
+	d.set(true)
 }
 
 // loseNode terminates an instance; its pods end with it.

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -212,25 +213,118 @@ func TestNoStormOfWrites(t *testing.T) {
 	}
 }
 
-// TestOutdatedReleaseOfAnUnknownSlot: nothing of an ENI is changed for a daemon that must take an answer back, whatever is known of the slot.
-func TestOutdatedReleaseOfAnUnknownSlot(t *testing.T) {
+// TestLateStatus: a daemon is killed while its answer is under way, and a pod gets the device from the next daemon. The answer to the earlier
+// wish does not count for the next one, whenever it lands, and whoever leads then.
+func TestLateStatus(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		for _, restarts := range []bool{false, true} {
+			t.Run(fmt.Sprintf("after the next wish %v, another leader %v", after, restarts), func(t *testing.T) {
+				story(t, func(t *testing.T) {
+					w, first := oneENI(t)
+					d := w.daemons["node-1"]
+					land, number := d.killNext(), w.entryOf("node-1").Release
+					w.select1("node-1", false)
+					w.wait(time.Minute, "the daemon is killed", func() bool { d.mu.Lock(); defer d.mu.Unlock(); return !d.alive })
+					w.select1("node-1", true)
+					w.wait(time.Minute, "wanted again", func() bool { return w.entryOf("node-1").Wanted == v1alpha1.WantedAttached })
+					d.set(true)
+					w.wait(time.Minute, "a pod has the device", func() bool { return d.startPod("default/pod") != "" })
+					d.mu.Lock()
+					d.reaction = time.Minute // so long the late answer stands
+					d.mu.Unlock()
+					if !after {
+						land()
+					}
+					if restarts {
+						first.kill()
+						w.lead()
+					}
+					w.select1("node-1", false)
+					w.wait(time.Minute, "the next wish", func() bool {
+						e := w.entryOf("node-1")
+						return e.Wanted == v1alpha1.WantedReleased && e.Release == number+2
+					})
+					if after {
+						land()
+					}
+					if s := w.api.state("node-1"); len(s.Released) != 1 || s.Released[0].Release != number+1 {
+						t.Errorf("the status is not the late one: %+v", s.Released)
+					}
+					time.Sleep(time.Hour) // judgeChange looks
+					w.endPod("default/pod")
+					w.wait(10*time.Minute, "detached and deleted", func() bool { return len(w.live()) == 0 })
+				})
+			})
+		}
+	}
+}
+
+// TestLateStatusOfAnEarlierObject: the same, but somebody deletes the ENINodeState, and the next leader makes it anew. The late answer lands there.
+func TestLateStatusOfAnEarlierObject(t *testing.T) {
 	story(t, func(t *testing.T) {
 		w, first := oneENI(t)
 		d := w.daemons["node-1"]
 		d.set(false)
-		first.kill()
-		e := w.entryOf("node-1")
-		w.setStatus("node-1", func(s *fleet.State) { s.Released = []v1alpha1.ReleasedENI{{Slot: e.Slot, ENIID: e.ENIID}} })
-		w.select1("node-1", false)
-		before := w.ec2.Tally("")
-		w.lead()
-		time.Sleep(time.Hour)
-		if now := w.ec2.Tally(""); now.Mutating != before.Mutating || now.Refused != before.Refused {
-			t.Errorf("changes, or tries: %+v, before %+v", now, before)
+		for i := range 4 { // so that the earlier object has seen more wishes than the next one
+			w.select1("node-1", i%2 == 1)
+			time.Sleep(5 * time.Second)
 		}
+		land := d.killNext()
+		w.select1("node-1", false)
+		time.Sleep(5 * time.Second)
 		d.set(true)
-		w.wait(time.Hour, "detached and deleted", func() bool { return len(w.live()) == 0 })
+		w.wait(time.Minute, "the daemon is killed", func() bool { d.mu.Lock(); defer d.mu.Unlock(); return !d.alive })
+		first.kill()
+		earlier := w.entryOf("node-1").Release
+		w.select1("node-1", true)
+		w.api.mu.Lock()
+		delete(w.states, "node-1")
+		w.api.mu.Unlock()
+		w.lead()
+		d.set(true)
+		w.wait(time.Minute, "a pod has the device", func() bool { return d.startPod("default/pod") != "" })
+		d.mu.Lock()
+		d.reaction = time.Minute
+		d.mu.Unlock()
+		w.select1("node-1", false)
+		w.wait(time.Minute, "the next wish", func() bool { return w.entryOf("node-1").Wanted == v1alpha1.WantedReleased })
+		if n := w.entryOf("node-1").Release; n <= earlier {
+			t.Errorf("the wish has number %d, and the earlier object had one with %d", n, earlier)
+		}
+		land()
+		time.Sleep(time.Hour) // judgeChange looks
+		w.endPod("default/pod")
+		w.wait(10*time.Minute, "detached and deleted", func() bool { return len(w.live()) == 0 })
 	})
+}
+
+// TestAnswerWithoutNumber: a daemon that knows no number never loses an ENI, and neither does one to a wish that has none.
+func TestAnswerWithoutNumber(t *testing.T) {
+	for _, wish := range []string{v1alpha1.WantedAttached, v1alpha1.WantedReleased} {
+		story(t, func(t *testing.T) {
+			w, first := oneENI(t)
+			d := w.daemons["node-1"]
+			d.set(false)
+			first.kill()
+			e := w.entryOf("node-1")
+			w.setStatus("node-1", func(s *fleet.State) {
+				s.Spec.Attachments[0].Wanted, s.Spec.Attachments[0].Release = wish, 0
+				s.Released = []v1alpha1.ReleasedENI{{Slot: e.Slot, ENIID: e.ENIID}}
+			})
+			w.select1("node-1", false)
+			before := w.ec2.Tally("")
+			w.lead()
+			time.Sleep(time.Hour)
+			if now := w.ec2.Tally(""); now.Mutating != before.Mutating || now.Refused != before.Refused {
+				t.Errorf("changes, or tries: %+v, before %+v", now, before)
+			}
+			if n := w.entryOf("node-1").Release; n != 1 {
+				t.Errorf("the wish has number %d, want 1", n)
+			}
+			d.set(true)
+			w.wait(time.Hour, "detached and deleted", func() bool { return len(w.live()) == 0 })
+		})
+	}
 }
 
 // TestOutages: EC2 is away for an hour, then the API server, then both; what people want meanwhile is done once afterwards, and nothing else.

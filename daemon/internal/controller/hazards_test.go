@@ -258,8 +258,9 @@ func (a *tale) settle() {
 			a.ec2.Change(id, func(e *fakeec2.ENI) { e.Deleted = time.Now() })
 			continue
 		}
-		a.note("a person corrects tags and status of %s", id)
+		a.note("a person corrects the tags of %s, and its place in a status once the controller has seen them", id)
 		a.ec2.Change(id, func(e *fakeec2.ENI) { e.Tags = map[string]string{"foreign": "yes"} })
+		time.Sleep(11 * time.Minute)
 		for _, name := range []string{"blue", "green", "red"} { // another than the tag's, if it was external
 			if a.nodeENI(name) == nil {
 				continue

@@ -67,10 +67,7 @@ type slot struct {
 	// wanted: a NodeENI wants it, or might. declared: the fields are a NodeENI's, not an old entry's.
 	wanted, declared bool
 	// busy: a call about it is under way.
-	busy bool
-	// outdated: status.released names the slot since an earlier release. The daemon must take that back before it is told to release again,
-	// because nothing else tells the two answers apart.
-	outdated           bool
+	busy               bool
 	opening, detaching bool   // detaching: its Detach was answered
 	storedIn           string // the UID of the ENINodeState that has had its entry
 	instance           *vpc.Instance
@@ -174,7 +171,7 @@ func (l *loop) dropSlot(n *node, s *slot) {
 	l.dirtyDecls[s.NodeENI.Name] = true
 }
 
-// recall makes slots of the entries that an earlier leader has left.
+// recall makes slots of the entries that an earlier leader has left, and learns the numbers of those that another one has changed.
 func (l *loop) recall(n *node) {
 	if n.state == nil {
 		return
@@ -182,7 +179,12 @@ func (l *loop) recall(n *node) {
 	for i := range n.state.Is.Spec.Attachments {
 		e := &n.state.Is.Spec.Attachments[i]
 		id := slots.ID(e.Slot)
-		if l.slots[id] != nil {
+		if s := l.slots[id]; s != nil {
+			if number := lifecycle.Number(s.present(), *e); s.entry != nil && number != s.entry.Release {
+				now := *s.entry
+				now.Release = number
+				s.show(now)
+			}
 			continue
 		}
 		if g, gone := l.gone[id]; gone && g.attempt == e.Attempt {

@@ -8,7 +8,6 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/adopt"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/calls"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/enis"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/entries"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/queue"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
@@ -36,10 +35,6 @@ func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
 	l.countOpening(s)
 	l.nudge(n, s, now)
 	o := l.observe(n, s)
-	if o.Wanted && !s.wanted {
-		s.show(lifecycle.Entry(s.present(), *s.Slot, o, s.mem))
-		return time.Time{} // for the daemon
-	}
 	next := l.readPlace(n, s, o, now)
 	step := lifecycle.Next(s.Slot, o, s.mem, now)
 	l.tellDetached(n, s, step)
@@ -82,7 +77,11 @@ func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
 		}
 		l.act(n, s, step)
 	}
-	s.show(lifecycle.Entry(s.present(), *s.Slot, o, s.memory()))
+	old := s.present()
+	if s.entry == nil {
+		old.Release = int(now.Unix()) // above all numbers of an earlier entry, of which nothing may be left but a late answer
+	}
+	s.show(lifecycle.Entry(old, *s.Slot, o, s.memory()))
 	return next
 }
 
@@ -119,7 +118,6 @@ func (l *loop) observe(n *node, s *slot) lifecycle.Observed {
 		o.Park = l.parks(d, s.Subnet)
 	}
 	if !s.wanted {
-		o.Wanted = s.outdated && !o.Abandoned && enis.AttachedTo(o.Interfaces, s.Instance)
 		return o
 	}
 	if f, ok := n.plan.Faults[s.ID]; ok {
@@ -142,8 +140,13 @@ func (l *loop) observe(n *node, s *slot) lifecycle.Observed {
 
 func (l *loop) observeNode(n *node, s *slot) lifecycle.Node {
 	o := lifecycle.Node{Since: n.since, Exists: n.object != nil && n.instance == s.Instance}
+	var stored v1alpha1.AttachmentEntry
+	var has bool
+	if n.state != nil {
+		stored, has = entries.Of(n.state.Is.Spec, string(s.ID))
+	}
 	if !o.Exists {
-		o.Reported = n.state != nil && n.state.Is.Reported && entries.Has(n.state.Is.Spec, string(s.ID))
+		o.Reported = has && n.state.Is.Reported
 		return o
 	}
 	o.Ready = n.object.Is.Ready
@@ -157,13 +160,11 @@ func (l *loop) observeNode(n *node, s *slot) lifecycle.Node {
 		return o
 	}
 	state := &n.state.Is
-	if entries.Has(state.Spec, string(s.ID)) {
+	if has {
 		s.storedIn = n.state.UID
 	}
 	o.Reported, o.Protocol = state.Reported, state.Protocol
-	listed := s.mem.ENI != "" && slices.Contains(state.Released, v1alpha1.ReleasedENI{Slot: string(s.ID), ENIID: s.mem.ENI})
-	s.outdated = listed && (s.outdated || s.wanted || !entries.WantReleased(state.Spec, string(s.ID)))
-	o.Released = listed && !s.outdated
+	o.Released = s.present().ENIID == s.mem.ENI && lifecycle.Answered(s.present(), stored, state.Released)
 	for _, d := range state.Devices {
 		if d.ENI == s.mem.ENI && d.ENI != "" {
 			o.Device, o.Holders = d.Phase, d.Holders

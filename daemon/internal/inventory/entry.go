@@ -19,6 +19,8 @@ type Entry struct {
 	ENI vpc.ENI
 	// Released: no pod may get the device, and the controller detaches the ENI once the daemon says that none has it.
 	Released bool
+	// Release is the number of that wish, for the answer.
+	Release int
 	// Withheld: the ENINodeState says still that the ENI is released, so the controller may detach it. No new pod may get the device.
 	Withheld bool
 	// Phase, Reason and Message are the controller's words.

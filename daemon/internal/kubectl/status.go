@@ -139,7 +139,7 @@ func view(s *v1alpha1.ENINodeState) show.Node {
 		a := &s.Spec.Attachments[i]
 		n.Slots = append(n.Slots, show.Slot{
 			Slot: a.Slot, NodeENI: a.NodeENI.Name, ENIID: a.ENIID, Wanted: a.Wanted, Phase: a.Phase, Reason: a.Reason, Message: a.Message,
-			Released: slices.Contains(s.Status.Released, v1alpha1.ReleasedENI{Slot: a.Slot, ENIID: a.ENIID}),
+			Released: a.Wanted == v1alpha1.WantedReleased && slices.Contains(s.Status.Released, v1alpha1.ReleasedENI{Slot: a.Slot, ENIID: a.ENIID, Release: a.Release}),
 		})
 	}
 	for _, p := range s.Status.Problems {

@@ -269,7 +269,7 @@ func TestEntry(t *testing.T) {
 
 	// Nothing is known of the ENI now; then another has come.
 	c.o.Interfaces, c.o.Wanted = nil, false
-	want.Wanted, want.DeviceIndex = "Released", 2
+	want.Wanted, want.Release, want.DeviceIndex = "Released", 1, 2
 	old := got
 	if diff := cmp.Diff(want, Entry(old, c.s, c.o, c.m)); diff != "" {
 		t.Errorf("not seen (-want +got):\n%s", diff)

@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"slices"
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
@@ -39,6 +40,9 @@ func Entry(old v1alpha1.AttachmentEntry, s slots.Slot, o Observed, m Memory) v1a
 	if o.Wanted && (m.Phase != Detaching || old.Wanted != v1alpha1.WantedReleased || old.ENIID != m.ENI) {
 		e.Wanted = v1alpha1.WantedAttached
 	}
+	if e.Release = old.Release; e.Wanted == v1alpha1.WantedReleased && (old.Wanted != e.Wanted || e.Release == 0) {
+		e.Release++
+	}
 	if e.ENIID == "" && m.Phase == External && o.External != nil {
 		describe(&e, *o.External)
 		e.ENIID = o.External.ID
@@ -65,6 +69,21 @@ func Entry(old v1alpha1.AttachmentEntry, s slots.Slot, o Observed, m Memory) v1a
 		}
 	}
 	return e
+}
+
+// Number returns the number of an entry's wish to release, next to the entry that is stored: where another leader has taken back the wish with
+// this number, it is a new one.
+func Number(e, stored v1alpha1.AttachmentEntry) int {
+	if e.Wanted == v1alpha1.WantedReleased && stored.Wanted != v1alpha1.WantedReleased {
+		return max(e.Release, stored.Release+1)
+	}
+	return max(e.Release, stored.Release)
+}
+
+// Answered reports whether a status has the daemon's answer to an entry's wish. The entry must be stored with the same wish.
+func Answered(e, stored v1alpha1.AttachmentEntry, released []v1alpha1.ReleasedENI) bool {
+	return e.Wanted == v1alpha1.WantedReleased && stored.Wanted == v1alpha1.WantedReleased && e.Release == stored.Release && e.Release > 0 && e.ENIID != "" &&
+		slices.Contains(released, v1alpha1.ReleasedENI{Slot: e.Slot, ENIID: e.ENIID, Release: e.Release})
 }
 
 // describe fills in the ENI's own values.

@@ -14,7 +14,7 @@ import (
 
 // event lets one thing happen that no controller has asked for.
 func (w *fakeWorld) event() {
-	switch w.rng.IntN(12) {
+	switch w.rng.IntN(13) {
 	case 0, 1:
 		w.nodeENIEvent()
 	case 2, 3:
@@ -29,7 +29,30 @@ func (w *fakeWorld) event() {
 		d := time.Duration(w.rng.IntN(1200)) * time.Second
 		w.say("%v pass", d)
 		w.region.advance(w.region.now.Add(d))
+	case 12:
+		w.mindEvent()
 	}
+}
+
+// mindEvent lets people change their mind twice about a node, whose daemon is killed while it answers.
+func (w *fakeWorld) mindEvent() {
+	n, ok := pick(w, w.cluster.nodes)
+	if !ok || w.minds {
+		return
+	}
+	w.minds = true
+	for i, role := range []string{"b", "a", "b"} {
+		n.Labels = map[string]string{"role": role}
+		w.say("node %s has %v", n.Name, n.Labels)
+		for range 1 + w.rng.IntN(8) {
+			w.round(true)
+		}
+		if i == 0 {
+			w.say("the daemon of %s is killed during its write, and another one begins", n.Name)
+			n.killDaemon()
+		}
+	}
+	w.minds = false
 }
 
 func pick[T any](w *fakeWorld, from map[string]T) (v T, ok bool) {

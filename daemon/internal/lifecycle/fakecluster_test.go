@@ -31,6 +31,8 @@ type fakeNode struct {
 	old          bool
 	pods         map[string]bool // ENIs that a pod has
 	offered      map[string]bool
+	// late is the write of an earlier daemon that is under way still.
+	late *fakeStatus
 }
 
 // fakeState is an ENINodeState. Each write makes new maps, so that old ones stay readable.
@@ -46,8 +48,8 @@ type fakeState struct {
 type fakeStatus struct {
 	reported bool
 	protocol int
-	seen     int // the generation of the spec that the daemon has acted upon
-	released map[slots.ID]string
+	seen     int // the generation of the spec: each change of it changes the status somehow
+	released map[slots.ID]v1alpha1.ReleasedENI
 	device   map[string]string
 	holders  map[string]bool
 }
@@ -98,12 +100,26 @@ func (c *fakeCluster) runDaemon(n *fakeNode) {
 	}
 	s := n.state
 	if !s.status.reported { // before it offers anything
-		s.report(fakeStatus{reported: true, protocol: n.protocol(), seen: -1})
+		s.report(fakeStatus{reported: true, protocol: n.protocol()})
 		return
 	}
+	s.report(n.act())
+}
+
+// killDaemon ends a daemon during its write, and another one begins.
+func (n *fakeNode) killDaemon() {
+	if n.state != nil && n.state.status.reported && !n.dead && !n.frozen {
+		n.late = new(n.act())
+	}
+}
+
+// act offers the devices of the entries, and returns the status to report.
+func (n *fakeNode) act() fakeStatus {
+	s := n.state
 	n.offered = map[string]bool{}
 	st := fakeStatus{
-		reported: true, protocol: n.protocol(), seen: s.generation, released: map[slots.ID]string{}, device: map[string]string{}, holders: maps.Clone(n.pods),
+		reported: true, protocol: n.protocol(), seen: s.generation,
+		released: map[slots.ID]v1alpha1.ReleasedENI{}, device: map[string]string{}, holders: maps.Clone(n.pods),
 	}
 	for _, id := range slices.Sorted(maps.Keys(s.spec)) {
 		e := s.spec[id]
@@ -116,10 +132,10 @@ func (c *fakeCluster) runDaemon(n *fakeNode) {
 			st.device[e.ENIID] = "draining"
 		case n.old: // it gives the device to no pod, but cannot say so
 		default:
-			st.released[id] = e.ENIID
+			st.released[id] = v1alpha1.ReleasedENI{Slot: e.Slot, ENIID: e.ENIID, Release: e.Release}
 		}
 	}
-	s.report(st)
+	return st
 }
 
 func (n *fakeNode) protocol() int {
@@ -153,7 +169,7 @@ func (c *fakeCluster) runPods(n *fakeNode, end bool) {
 	}
 }
 
-// observe returns a slot's node as a controller sees it. wish is the generation in which the present wish was written.
+// observe returns a slot's node as a controller sees it.
 func (c *fakeCluster) observe(cell *fakeCell, since time.Time, late bool) Node {
 	n := c.nodes[cell.slot.Node]
 	if n == nil || n.Instance() != cell.slot.Instance {
@@ -169,7 +185,10 @@ func (c *fakeCluster) observe(cell *fakeCell, since time.Time, late bool) Node {
 		st = h[len(h)-1]
 	}
 	out.Reported, out.Protocol = st.reported, st.protocol
-	out.Released = st.seen >= cell.wish && st.released[cell.slot.ID] == cell.mem.ENI && cell.mem.ENI != ""
+	if stored, ok := n.state.spec[cell.slot.ID]; ok {
+		cell.entry.Release = Number(cell.entry, stored)
+		out.Released = cell.entry.ENIID == cell.mem.ENI && Answered(cell.entry, stored, slices.Collect(maps.Values(st.released)))
+	}
 	out.Device = st.device[cell.mem.ENI]
 	if st.holders[cell.mem.ENI] {
 		out.Holders = []string{"apps/pod"}

@@ -33,8 +33,8 @@ type fakeCell struct {
 	slot            slots.Slot
 	wanted, dropped bool
 	mem             Memory
+	entry           v1alpha1.AttachmentEntry
 	stored          *v1alpha1.AttachmentEntry
-	wish            int
 	object          *fakeState
 	interfaces      []vpc.Interface
 	lookedAt        time.Time
@@ -67,7 +67,7 @@ func newFakeController(w *fakeWorld, stale bool) *fakeController {
 		for _, id := range slices.Sorted(maps.Keys(spec)) {
 			e := spec[id]
 			c.cells[id] = &fakeCell{
-				slot: slots.FromEntry(slots.Entry{Node: name, AttachmentEntry: e}), mem: Restore(e, w.region.now), stored: &e, wish: n.state.generation, object: n.state,
+				slot: slots.FromEntry(slots.Entry{Node: name, AttachmentEntry: e}), mem: Restore(e, w.region.now), entry: e, stored: &e, object: n.state,
 			}
 		}
 	}
@@ -86,6 +86,11 @@ func (c *fakeController) view(instance string) *fakeView {
 	return v
 }
 
+// begin is the entry of a slot that has none.
+func (c *fakeController) begin() v1alpha1.AttachmentEntry {
+	return v1alpha1.AttachmentEntry{Release: int(c.w.region.now.Unix())}
+}
+
 // sync brings the cells in line with the NodeENIs.
 func (c *fakeController) sync() {
 	r := slots.Slots(c.w.input())
@@ -94,7 +99,7 @@ func (c *fakeController) sync() {
 		wanted[s.ID] = true
 		cell := c.cells[s.ID]
 		if cell == nil {
-			cell = &fakeCell{mem: c.kept[s.ID]}
+			cell = &fakeCell{mem: c.kept[s.ID], entry: c.begin()}
 			c.cells[s.ID] = cell
 		}
 		cell.slot, cell.wanted = s, true
@@ -117,7 +122,7 @@ func (c *fakeController) restore() {
 		for id, e := range n.state.spec {
 			if c.cells[id] == nil {
 				c.cells[id] = &fakeCell{
-					slot: slots.FromEntry(slots.Entry{Node: name, AttachmentEntry: e}), mem: Restore(e, c.w.region.now), stored: &e, wish: n.state.generation, object: n.state,
+					slot: slots.FromEntry(slots.Entry{Node: name, AttachmentEntry: e}), mem: Restore(e, c.w.region.now), entry: e, stored: &e, object: n.state,
 				}
 			}
 		}
@@ -163,7 +168,7 @@ func (c *fakeController) resync() {
 	c.seen, c.parked = leaks.Seen, leaks.Parked
 	for _, i := range list { // ENIs that lost their entries
 		if s, ok := slots.FromTags(i, fakeUID); ok && c.cells[s.ID] == nil && (!alive[s.NodeENI.UID] || i.Attachment != nil) {
-			c.cells[s.ID] = &fakeCell{slot: s, interfaces: []vpc.Interface{i}, lookedAt: at}
+			c.cells[s.ID] = &fakeCell{slot: s, entry: c.begin(), interfaces: []vpc.Interface{i}, lookedAt: at}
 		}
 	}
 	for _, i := range leaks.Delete {
@@ -289,17 +294,11 @@ func (c *fakeController) step(cell *fakeCell) bool {
 	if o.Node.Lost && cell.object != nil && st.Do != Store {
 		cell.stored = nil
 	}
-	if e := Entry(entryOf(cell), cell.slot, o, cell.mem); !c.fenced && st.Do != Store && (cell.stored == nil || !sameEntry(e, *cell.stored)) {
+	cell.entry = Entry(cell.entry, cell.slot, o, cell.mem)
+	if !c.fenced && st.Do != Store && (cell.stored == nil || !sameEntry(cell.entry, *cell.stored)) {
 		_ = c.store(cell, o, cell.mem) // it is tried again when the slot's turn comes
 	}
 	return st.Do != Wait
-}
-
-func entryOf(cell *fakeCell) v1alpha1.AttachmentEntry {
-	if cell.stored == nil {
-		return v1alpha1.AttachmentEntry{}
-	}
-	return *cell.stored
 }
 
 func sameEntry(a, b v1alpha1.AttachmentEntry) bool {
@@ -308,21 +307,19 @@ func sameEntry(a, b v1alpha1.AttachmentEntry) bool {
 	return same && entryKey(a) == entryKey(b)
 }
 
-func entryKey(e v1alpha1.AttachmentEntry) [14]any {
+func entryKey(e v1alpha1.AttachmentEntry) [15]any {
 	return [...]any{
 		e.ENIID, e.AttachmentID, e.MAC, e.NetworkCard, e.DeviceIndex, e.Wanted, e.Attempt, e.Request, e.Phase, e.Reason, e.Message, e.Found, e.NodeENI, e.MTU,
+		e.Release,
 	}
 }
 
 func (c *fakeController) store(cell *fakeCell, o Observed, m Memory) error {
 	v := c.view(cell.slot.Instance)
-	e := Entry(entryOf(cell), cell.slot, o, m)
+	e := Entry(cell.entry, cell.slot, o, m)
 	err := c.w.cluster.write(cell.slot.Node, cell.slot.Instance, cell.slot.ID, &v.generation, &e)
 	if err == nil {
-		if cell.stored == nil || cell.stored.Wanted != e.Wanted {
-			cell.wish = v.generation
-		}
-		cell.stored = &e
+		cell.entry, cell.stored = e, &e
 		if n := c.w.cluster.nodes[cell.slot.Node]; n != nil {
 			cell.object = n.state
 		}

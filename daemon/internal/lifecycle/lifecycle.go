@@ -104,7 +104,7 @@ type Node struct {
 	// Lost: the slot's entry was in an ENINodeState that is no more (its UID has changed, or it is gone). An earlier report may be lost with it.
 	// The entry is written anew.
 	Lost bool
-	// Released: status.released has this slot with this ENI, and the daemon wrote it after it had seen the present wish to release.
+	// Released: the daemon has answered the present wish to release this ENI (see Answered).
 	Released bool
 	// Device is the phase of the ENI in status.devices: "", pending, ready or draining. Holders are pods, as namespace/name.
 	Device  string

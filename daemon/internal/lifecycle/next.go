@@ -290,6 +290,10 @@ func (d *decider) make() Step {
 		return d.foreign(a)
 	case a.Status == "detaching":
 		return d.detaching()
+	case d.m.Phase == Detaching && d.seen().Before(d.m.settled): // its Detach may be under way, and the answer be late
+		st := d.lookAt(d.m.settled)
+		st.Phase = Detaching
+		return st
 	case a.DeleteOnTermination != want.DeleteOnTermination:
 		return Step{Do: SetTermination, ENI: d.eni.ID, Attachment: a.ID, Phase: Attaching}
 	case want.SourceDestCheck != nil && d.eni.SourceDestCheck != *want.SourceDestCheck:

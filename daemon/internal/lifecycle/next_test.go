@@ -135,6 +135,12 @@ var nextCases = []struct {
 	{name: "wanted again, and stuck", phase: Detaching, reason: DetachStuck, at: minute(1), words: "end the program that has the device", change: func(c *scene) {
 		c.eni().Attachment.Status, c.m.describedAt, c.m.polls, c.m.detachingSince = "detaching", t0, 20, minute(-15)
 	}},
+	{name: "wanted again, and its Detach may be under way", phase: Detaching, at: t0.Add(5 * time.Second), change: func(c *scene) {
+		c.m.Phase, c.m.settled, c.o.LookedAt = Detaching, t0.Add(time.Minute), t0
+	}},
+	{name: "wanted again, and its Detach has not come", phase: Attached, change: func(c *scene) {
+		c.m.Phase, c.m.settled, c.o.LookedAt = Detaching, t0, t0
+	}},
 	{name: "attached elsewhere", phase: Blocked, reason: AttachedElsewhere, words: "eni-1 of NodeENI e is attached to i-2, not to i-1", at: minute(4),
 		change: func(c *scene) {
 			c.eni().Attachment.Instance = "i-2"

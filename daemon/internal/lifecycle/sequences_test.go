@@ -32,6 +32,7 @@ type fakeWorld struct {
 	leader  *fakeController
 	frozen  *fakeController
 	dead    bool // the leader was killed in a call
+	minds   bool // mindEvent goes on
 	adopt   bool
 	force   time.Duration
 	made    int
@@ -152,6 +153,13 @@ func (w *fakeWorld) round(events bool) {
 	for _, name := range slices.Sorted(maps.Keys(w.cluster.nodes)) {
 		n := w.cluster.nodes[name]
 		w.cluster.runPods(n, !events)
+		if n.late != nil && w.rng.IntN(12) == 0 {
+			if n.state != nil {
+				w.say("a write of an earlier daemon of %s lands", n.Name)
+				n.state.report(*n.late)
+			}
+			n.late = nil
+		}
 		if !events || w.rng.IntN(2) == 0 {
 			w.cluster.runDaemon(n)
 		}

@@ -124,7 +124,7 @@ func (r *releases) view(entries []inventory.Entry) (slots []view.Slot, released 
 			s.Released = e.ENI.ID != "" && r.told[e.Slot] == e.ENI.ID
 		}
 		if slots = append(slots, s); s.Released {
-			released = append(released, view.Released{Slot: e.Slot, ENIID: e.ENI.ID})
+			released = append(released, view.Released{Slot: e.Slot, ENIID: e.ENI.ID, Release: e.Release})
 		}
 	}
 	return slots, released

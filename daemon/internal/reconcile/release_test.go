@@ -23,7 +23,7 @@ func (c *controlList) List() (inventory.Snapshot, error) { return c.snap, nil }
 // set lists ENI 1 of NodeENI "a" as wanted or to be released.
 func (c *controlList) set(released bool) {
 	c.snap = inventory.Snapshot{Complete: true, Lookup: inventory.LookupEntries, Entries: []inventory.Entry{{
-		Slot: "0000000000000001", NodeENI: "a", Released: released, Phase: "Attached",
+		Slot: "0000000000000001", NodeENI: "a", Released: released, Release: 3, Phase: "Attached",
 		ENI: vpc.ENI{ID: eniID(1), MAC: mac(1), DeviceIndex: 1, SubnetID: subnet(1)},
 	}}}
 	if !released {
@@ -67,7 +67,7 @@ func (n *testNode) released() bool {
 	if len(all) > 0 || slices.ContainsFunc(n.daemon.files.Inventory.Devices, func(d nodestate.Device) bool { return d.ENIID == eniID(1) }) {
 		n.Fatalf("released with records %+v and rows %+v", all, n.daemon.files.Inventory.Devices)
 	}
-	return v.Released[0].ENIID == eniID(1) && v.Released[0].Slot == "0000000000000001"
+	return v.Released[0].ENIID == eniID(1) && v.Released[0].Slot == "0000000000000001" && v.Released[0].Release == 3
 }
 
 func (n *testNode) problems() string {

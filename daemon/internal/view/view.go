@@ -40,10 +40,11 @@ type Slot struct {
 	Released bool         `json:"released,omitempty"` // the daemon has told the controller that nothing has the ENI
 }
 
-// Released is an ENI that no pod of the node has, or can get.
+// Released is an ENI that no pod of the node has, or can get. Release is the number of the wish that it answers.
 type Released struct {
-	Slot  string
-	ENIID device.ENIID
+	Slot    string
+	ENIID   device.ENIID
+	Release int
 }
 
 // Declared is the version of a NodeENI that was acted upon. UID and Generation are empty for a manifest.

@@ -41,13 +41,18 @@ func TestController(t *testing.T) {
 	r.atRest(replicas)
 
 	r.DeleteNodeENI(t, "a")
-	r.awaitEntry("the wish to release", func(e v1alpha1.AttachmentEntry) bool { return e.Wanted == v1alpha1.WantedReleased })
+	e = r.awaitEntry("the wish to release", func(e v1alpha1.AttachmentEntry) bool { return e.Wanted == v1alpha1.WantedReleased })
 	r.report(r.device(e, "draining", "default/p"), nil)
 	r.awaitEntry("draining", func(e v1alpha1.AttachmentEntry) bool { return e.Phase == "Draining" })
 	cluster.Holds(t, "no Detach while a pod has the ENI", calm, func() error { return r.not("DetachNetworkInterface") })
-	r.report(nil, []any{map[string]any{"slot": e.Slot, "eniID": "eni-0ffffffffffffffff"}})
-	cluster.Holds(t, "no Detach for the release of another ENI", calm/2, func() error { return r.not("DetachNetworkInterface") })
-	r.report(nil, []any{map[string]any{"slot": e.Slot, "eniID": e.ENIID}})
+	for _, other := range []map[string]any{
+		{"slot": e.Slot, "eniID": "eni-0ffffffffffffffff", "release": e.Release}, {"slot": e.Slot, "eniID": e.ENIID, "release": e.Release + 1},
+		{"slot": e.Slot, "eniID": e.ENIID},
+	} {
+		r.report(nil, []any{other})
+		cluster.Holds(t, "no Detach for the release of another ENI, or for another wish", calm/2, func() error { return r.not("DetachNetworkInterface") })
+	}
+	r.report(nil, []any{map[string]any{"slot": e.Slot, "eniID": e.ENIID, "release": e.Release}})
 	cluster.Eventually(t, "the NodeENI gone", soon, r.gone)
 	if live := r.live(); len(live) > 0 {
 		t.Errorf("the NodeENI is gone, and EC2 still has %+v", live)

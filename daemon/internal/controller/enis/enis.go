@@ -318,13 +318,6 @@ func trim(v vpc.Interface) vpc.Interface {
 	return v
 }
 
-// AttachedTo says whether one of the ENIs is attached to the instance, and to stay there.
-func AttachedTo(list []vpc.Interface, instance string) bool {
-	return slices.ContainsFunc(list, func(v vpc.Interface) bool {
-		return v.Attachment != nil && v.Attachment.Instance == instance && v.Attachment.Status != Detaching
-	})
-}
-
 // NotFound notes that EC2 does not know the ENI.
 func NotFound(err error) bool {
 	var e *vpc.EC2Error

@@ -44,7 +44,7 @@ func Urgent(now *v1alpha1.ENINodeStateSpec, want v1alpha1.ENINodeStateSpec) bool
 		e := &want.Attachments[i]
 		was := before[e.Slot]
 		switch {
-		case was == nil || was.Wanted != e.Wanted:
+		case was == nil || was.Wanted != e.Wanted || was.Release != e.Release:
 			return true
 		case was.Phase != e.Phase && (e.Phase == string(lifecycle.Attached) || e.Phase == string(lifecycle.External)):
 			return true
@@ -53,14 +53,13 @@ func Urgent(now *v1alpha1.ENINodeStateSpec, want v1alpha1.ENINodeStateSpec) bool
 	return false
 }
 
-// WantReleased says whether the spec tells the daemon to release a slot.
-func WantReleased(now v1alpha1.ENINodeStateSpec, slot string) bool {
-	return slices.ContainsFunc(now.Attachments, func(e v1alpha1.AttachmentEntry) bool { return e.Slot == slot && e.Wanted == v1alpha1.WantedReleased })
-}
-
-// Has says whether the spec has an entry of a slot.
-func Has(now v1alpha1.ENINodeStateSpec, slot string) bool {
-	return slices.ContainsFunc(now.Attachments, func(e v1alpha1.AttachmentEntry) bool { return e.Slot == slot })
+// Of returns the spec's entry of a slot, if it has one.
+func Of(now v1alpha1.ENINodeStateSpec, slot string) (e v1alpha1.AttachmentEntry, ok bool) {
+	i := slices.IndexFunc(now.Attachments, func(e v1alpha1.AttachmentEntry) bool { return e.Slot == slot })
+	if i < 0 {
+		return e, false
+	}
+	return now.Attachments[i], true
 }
 
 // Public completes the entries of a NodeENI for its public status. An attached ENI's place in the status stays as it is if the ENI is another's, or if its

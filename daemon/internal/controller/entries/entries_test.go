@@ -58,9 +58,11 @@ func TestCompare(t *testing.T) {
 	if !entries.Equal(nil, empty) || !entries.Equal(&written, empty) || entries.Equal(&fresh, empty) {
 		t.Error("an empty spec is written where there is no object, or not written where an object lacks the protocol")
 	}
-	spec := entries.Spec(pointers(list{other, with(func(e *v1alpha1.AttachmentEntry) { e.Wanted = "Released" })}))
-	if !entries.WantReleased(spec, "b") || entries.WantReleased(spec, "a") || entries.WantReleased(spec, "c") {
-		t.Error("WantReleased")
+	if e, ok := entries.Of(entries.Spec(pointers(list{other})), other.Slot); !ok || e.Slot != other.Slot {
+		t.Errorf("the entry of slot %s: %+v", other.Slot, e)
+	}
+	if e, ok := entries.Of(empty, other.Slot); ok {
+		t.Errorf("the entry of no slot: %+v", e)
 	}
 }
 
@@ -109,8 +111,5 @@ func TestPublicStays(t *testing.T) {
 		if changed == tt.stays || !tt.stays && len(got) != 0 {
 			t.Errorf("%s: the status became %+v", name, got)
 		}
-	}
-	if spec := entries.Spec(pointers(list{{Slot: "a"}})); !entries.Has(spec, "a") || entries.Has(spec, "b") {
-		t.Error("Has")
 	}
 }

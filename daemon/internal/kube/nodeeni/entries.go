@@ -78,7 +78,8 @@ func newSlotEntry(a v1alpha1.AttachmentEntry) (*slotEntry, error) {
 		}
 	}
 	e := &slotEntry{wire: a, instance: a.InstanceID, Entry: inventory.Entry{
-		Slot: a.Slot, NodeENI: a.NodeENI.Name, Released: a.Wanted == v1alpha1.WantedReleased, Phase: a.Phase, Reason: a.Reason, Message: a.Message,
+		Slot: a.Slot, NodeENI: a.NodeENI.Name, Released: a.Wanted == v1alpha1.WantedReleased, Release: a.Release,
+		Phase: a.Phase, Reason: a.Reason, Message: a.Message,
 	}}
 	e.ENI.DeviceIndex, e.ENI.NetworkCard = a.DeviceIndex, a.NetworkCard
 	var err error

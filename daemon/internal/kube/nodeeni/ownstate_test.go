@@ -248,7 +248,7 @@ func TestEntryValues(t *testing.T) {
 	s.put(pathNodes, "node-a", nodeX)
 	s.put(pathStates, "node-a", listWith(
 		entryWith(1, "Attached", `"mtu":9001,"enableDPDK":true,"dpdkDriver":"vfio-pci","dpdkPCIAddress":"0000:00:07.0","resourceName":"intel.com/x",`+
-			`"allowedNamespaces":"red","prefixes":["10.0.2.16/28"],`),
+			`"allowedNamespaces":"red","prefixes":["10.0.2.16/28"],"release":4,`),
 		strings.Replace(entryWith(2, "Attached", ""), "i-0123456789abcdef0", "i-0fffffffffffffff0", 1)))
 	r := runEntries(t, s, func(o *Options) { o.Instance = func() string { return "i-0123456789abcdef0" } })
 	r.Reported(nil, 0)
@@ -267,7 +267,7 @@ func TestEntryValues(t *testing.T) {
 	if diff := cmp.Diff([]string{"10.0.2.15/24", "2001:db8::5/64", "10.0.2.16/28"}, addresses); diff != "" {
 		t.Errorf("addresses (-want +got):\n%s", diff)
 	}
-	if e.ENI.ID != device.ENIID("eni-00000000000000001") || e.ENI.MAC != "02:00:00:00:00:01" || e.ENI.DeviceIndex != 1 || e.Phase != "Attached" {
+	if e.ENI.ID != device.ENIID("eni-00000000000000001") || e.ENI.MAC != "02:00:00:00:00:01" || e.ENI.DeviceIndex != 1 || e.Phase != "Attached" || e.Release != 4 {
 		t.Errorf("entry %+v", e)
 	}
 }

@@ -55,7 +55,7 @@ func statusOf(v view.View, before v1alpha1.ENINodeStateStatus) v1alpha1.ENINodeS
 // releasedENIs are in the order of the controller's list, whose slots are unique.
 func releasedENIs(v view.View) (all []v1alpha1.ReleasedENI) {
 	for _, r := range v.Released {
-		all = append(all, v1alpha1.ReleasedENI{Slot: r.Slot, ENIID: r.ENIID.String()})
+		all = append(all, v1alpha1.ReleasedENI{Slot: r.Slot, ENIID: r.ENIID.String(), Release: r.Release})
 	}
 	return all
 }

@@ -78,8 +78,8 @@ func TestProtocolComesFirst(t *testing.T) {
 		t.Errorf("first status %s, error %v", first, err)
 	}
 	v := readyView()
-	one := v1alpha1.ReleasedENI{Slot: "0000000000000001", ENIID: "eni-00000001"}
-	v.Released = []view.Released{{Slot: one.Slot, ENIID: "eni-00000001"}}
+	one := v1alpha1.ReleasedENI{Slot: "0000000000000001", ENIID: "eni-00000001", Release: 3}
+	v.Released = []view.Released{{Slot: one.Slot, ENIID: "eni-00000001", Release: 3}}
 	r.Observe(v)
 	fakekube.Await(t, "released", func() bool { return c.is(one) })
 	v.Number, v.Released = 7, nil // wanted after all
@@ -88,7 +88,7 @@ func TestProtocolComesFirst(t *testing.T) {
 	v.Number = 8 // without news
 	r.Observe(v)
 	fakekube.Await(t, "the number of the View", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return c.view == 8 })
-	v.Released = []view.Released{{Slot: one.Slot, ENIID: "eni-00000001"}}
+	v.Released = []view.Released{{Slot: one.Slot, ENIID: "eni-00000001", Release: 3}}
 	r.Observe(v)
 	fakekube.Await(t, "released again", func() bool { return c.is(one) })
 	stop()

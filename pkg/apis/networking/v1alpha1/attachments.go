@@ -112,6 +112,14 @@ type AttachmentEntry struct {
 	// +kubebuilder:validation:Enum=Attached;Released
 	Wanted string `json:"wanted"`
 
+	// Number of the wish to release the ENI: it grows each time wanted becomes Released, and
+	// stays while wanted is Attached. The daemon's answer counts only with this number. With 0,
+	// the value if absent, none counts. It begins with the time in seconds, so that no number
+	// comes again when the ENINodeState was deleted and is made anew.
+	//
+	// +optional
+	Release int `json:"release,omitempty"`
+
 	// How many ENIs the controller has asked EC2 to create for the slot, 0 if none. It is part
 	// of the client token of the call.
 	//

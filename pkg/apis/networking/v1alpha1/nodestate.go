@@ -107,6 +107,11 @@ type ReleasedENI struct {
 
 	// ID of the ENI.
 	ENIID string `json:"eniID"`
+
+	// Number of the wish that this answers, as in spec.attachments.
+	//
+	// +optional
+	Release int `json:"release,omitempty"`
 }
 
 // Report of one node.
