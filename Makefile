@@ -125,7 +125,7 @@ bench-daemon: prereq-bench kube-tools ## Measure the daemon alone, against a rea
 	CGO_ENABLED=0 $(go) -C test/kube test -trimpath -tags bench -v -count=1 -timeout 20m -skip '^TestFleet$$' ./bench $(BENCHFLAGS)
 .PHONY: bench-fleet
 bench-fleet: prereq-bench kube-tools ## Measure the controller with 5,000 Nodes, against a real API server and a stand-in of EC2 (7 min)
-	CGO_ENABLED=0 $(go) -C test/kube test -trimpath -tags bench -v -count=1 -timeout 60m -run '^TestFleet$$' ./bench $(BENCHFLAGS)
+	CGO_ENABLED=0 $(go) -C test/kube test -trimpath -tags bench -v -count=1 -timeout 120m -run '^TestFleet$$' ./bench $(BENCHFLAGS)
 # The story of a device needs root, and is part of test-kube too.
 bench-story: prereq-bench kube-tools
 	[ "$$(id -u)" != 0 ] || CGO_ENABLED=0 $(go) -C test/kube test -trimpath -v -count=1 -run '^TestStory$$' ./onenode

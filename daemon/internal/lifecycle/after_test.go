@@ -320,15 +320,16 @@ func TestEntryOfAnExternalENI(t *testing.T) {
 	}
 }
 
-// TestEntryWantedWhileDetaching: no pod may get a device that EC2 is taking away.
-func TestEntryWantedWhileDetaching(t *testing.T) {
+// TestEntryWantedWhileReleased: no pod may get a device that EC2 may be taking away.
+func TestEntryWantedWhileReleased(t *testing.T) {
 	c := ready()
-	c.m.Phase = Detaching
 	old := v1alpha1.AttachmentEntry{ENIID: c.m.ENI, Wanted: v1alpha1.WantedReleased}
-	if e := Entry(old, c.s, c.o, c.m); e.Wanted != v1alpha1.WantedReleased {
-		t.Errorf("while it detaches: %+v", e)
+	for _, c.m.Phase = range []Phase{Draining, Released, Detaching} {
+		if e := Entry(old, c.s, c.o, c.m); e.Wanted != v1alpha1.WantedReleased {
+			t.Errorf("%s: %+v", c.m.Phase, e)
+		}
 	}
-	for _, c.m.Phase = range []Phase{Draining, Created, Attaching, Attached} {
+	for _, c.m.Phase = range []Phase{Created, Attaching, Attached} {
 		if e := Entry(old, c.s, c.o, c.m); e.Wanted != v1alpha1.WantedAttached {
 			t.Errorf("%s: %+v", c.m.Phase, e)
 		}

@@ -36,8 +36,8 @@ func Entry(old v1alpha1.AttachmentEntry, s slots.Slot, o Observed, m Memory) v1a
 		ResourceName: s.Options.DPDKResourceName, AllowedNamespaces: s.Options.AllowedNamespaces, Wanted: v1alpha1.WantedReleased,
 		Attempt: m.Attempt, Request: m.Request, Phase: string(m.Phase), Reason: m.Reason, Message: m.Message, Found: m.Found,
 	}
-	// An ENI that is being detached for a release stays so, even if it is wanted again: no pod is to get it.
-	if o.Wanted && (m.Phase != Detaching || old.Wanted != v1alpha1.WantedReleased || old.ENIID != m.ENI) {
+	// An ENI that is being released stays so, even if it is wanted again, until Next has seen that it is not being detached: no pod is to get it.
+	if o.Wanted && (!releasing(m.Phase) || old.Wanted != v1alpha1.WantedReleased || old.ENIID != m.ENI) {
 		e.Wanted = v1alpha1.WantedAttached
 	}
 	if e.Release = old.Release; e.Wanted == v1alpha1.WantedReleased && (old.Wanted != e.Wanted || e.Release == 0) {

@@ -278,6 +278,9 @@ func backoff(first, most time.Duration, n int) time.Duration {
 	return min(first<<min(max(n, 0), 20), most)
 }
 
+// releasing: a Detach may have been sent in this phase, or be the next step.
+func releasing(p Phase) bool { return p == Draining || p == Released || p == Detaching }
+
 // make is the way to an attached ENI.
 func (d *decider) make() Step {
 	a := d.attachment()
@@ -290,7 +293,8 @@ func (d *decider) make() Step {
 		return d.foreign(a)
 	case a.Status == "detaching":
 		return d.detaching()
-	case d.m.Phase == Detaching && d.seen().Before(d.m.settled): // its Detach may be under way, and the answer be late
+	case releasing(d.m.Phase) && d.seen().Before(d.m.settled):
+		// Its Detach may be under way, maybe an earlier leader's, and the answer be late.
 		st := d.lookAt(d.m.settled)
 		st.Phase = Detaching
 		return st

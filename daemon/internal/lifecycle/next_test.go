@@ -138,6 +138,12 @@ var nextCases = []struct {
 	{name: "wanted again, and its Detach may be under way", phase: Detaching, at: t0.Add(5 * time.Second), change: func(c *scene) {
 		c.m.Phase, c.m.settled, c.o.LookedAt = Detaching, t0.Add(time.Minute), t0
 	}},
+	{name: "wanted again, and an earlier leader may have begun to detach it", phase: Detaching, at: t0.Add(5 * time.Second), change: func(c *scene) {
+		c.m.Phase, c.m.settled, c.o.LookedAt = Draining, t0.Add(overlay), t0
+	}},
+	{name: "wanted again before it was detached", phase: Attached, change: func(c *scene) {
+		c.m.Phase, c.m.settled, c.o.LookedAt = Draining, t0, t0
+	}},
 	{name: "wanted again, and its Detach has not come", phase: Attached, change: func(c *scene) {
 		c.m.Phase, c.m.settled, c.o.LookedAt = Detaching, t0, t0
 	}},
