@@ -49,7 +49,7 @@ $(error IMAGE "$(IMAGE)": only a registry gives a digest; name a tag)
 endif
 
 # -buildvcs=false: git refuses that tree for the go command too, and the build would fail.
-gobuild = CGO_ENABLED=0 $(go) $(1) build -trimpath -buildvcs=false
+gobuild = $(go) $(1) build -buildvcs=false
 # -s -w: no symbol table and no DWARF, a third of the size; a panic's trace needs neither.
 LDFLAGS := -s -w -X main.version=$(VERSION) -X "main.commit=$(COMMIT)"
 # grpcnotrace: grpc leaves golang.org/x/net/trace out. Its templates call methods by name, so that the linker had to keep every
@@ -63,6 +63,9 @@ GIVEBACK = [ -z "$${SUDO_UID:-}" ] || chown -hR "$$SUDO_UID:$$SUDO_GID" $(BIN)
 unexport $(filter AWS_% KUBECONFIG NODE_NAME CNI_%,$(.VARIABLES))
 export AWS_CONFIG_FILE             := /dev/null
 export AWS_SHARED_CREDENTIALS_FILE := /dev/null
+# Everything but the race detector's tests is compiled in one way, so that Go's cache has each of the many dependencies once.
+export CGO_ENABLED := 0
+export GOFLAGS     := $(strip $(filter-out -trimpath,$(or $(GOFLAGS),$(shell $(go) env GOFLAGS 2>/dev/null))) -trimpath)
 
 # AT_ONCE is how many packages are tested at once: more than there are processors, since the longest tests mostly wait.
 AT_ONCE = $(shell echo $$(( $$(nproc 2>/dev/null || echo 2) * 3 / 2 )))
@@ -122,13 +125,13 @@ bench-plugin: prereq-bench build tools ## Measure the plugin alone, against the 
 BENCHROUNDS ?= 50
 BENCHFLAGS  ?=
 bench-daemon: prereq-bench kube-tools ## Measure the daemon alone, against a real API server (9 min)
-	CGO_ENABLED=0 $(go) -C test/kube test -trimpath -tags bench -v -count=1 -timeout 20m -skip '^TestFleet$$' ./bench $(BENCHFLAGS)
+	$(go) -C test/kube test -tags bench -v -count=1 -timeout 20m -skip '^TestFleet$$' ./bench $(BENCHFLAGS)
 .PHONY: bench-fleet
 bench-fleet: prereq-bench kube-tools ## Measure the controller with 5,000 Nodes, against a real API server and a stand-in of EC2 (7 min)
-	CGO_ENABLED=0 $(go) -C test/kube test -trimpath -tags bench -v -count=1 -timeout 120m -run '^TestFleet$$' ./bench $(BENCHFLAGS)
+	$(go) -C test/kube test -tags bench -v -count=1 -timeout 120m -run '^TestFleet$$' ./bench $(BENCHFLAGS)
 # The story of a device needs root, and is part of test-kube too.
 bench-story: prereq-bench kube-tools
-	[ "$$(id -u)" != 0 ] || CGO_ENABLED=0 $(go) -C test/kube test -trimpath -v -count=1 -run '^TestStory$$' ./onenode
+	[ "$$(id -u)" != 0 ] || $(go) -C test/kube test -v -count=1 -run '^TestStory$$' ./onenode
 
 ##@ Work on it
 .PHONY: test
@@ -145,8 +148,8 @@ race: prereq-race build tools $(GOTESTSUM) ## Run the tests of the product code 
 # and namespaces of its own. Two processors carry two at a time, since most tests wait.
 .PHONY: test-kube
 test-kube: prereq-test-kube kube-tools $(GOTESTSUM) ## Test against a real kube-apiserver and a real kubelet (15 min; the first time 20 min)
-	CGO_ENABLED=0 $(go) -C test/kube vet -trimpath ./...
-	CGO_ENABLED=0 $(call tests,-C test/kube) -trimpath -p 2 -timeout 40m $(TESTFLAGS) ./...
+	$(go) -C test/kube vet ./...
+	$(call tests,-C test/kube) -p 2 -timeout 40m $(TESTFLAGS) ./...
 
 # Programs on the node of these tests besides Kubernetes and the product. next/ is another version of the product, to upgrade to.
 .PHONY: kube-tools
@@ -166,18 +169,18 @@ test-hostnet: go-version ## Test beside real network managers: systemd-networkd,
 	@test/hostnet/prepare check
 	@test/hostnet/prepare unpack
 	@$(MAKE) --no-print-directory build tools $(GOTESTSUM)
-	CGO_ENABLED=0 $(go) vet -tags hostnet ./test/hostnet
-	CGO_ENABLED=0 $(subst pkgname,testname,$(call tests)) -tags hostnet -count=1 -timeout 15m -parallel 14 $(TESTFLAGS) ./test/hostnet
+	$(go) vet -tags hostnet ./test/hostnet
+	$(subst pkgname,testname,$(call tests)) -tags hostnet -count=1 -timeout 15m -parallel 14 $(TESTFLAGS) ./test/hostnet
 	@$(GIVEBACK)
 
 .PHONY: test-hardware
 test-hardware: hardware-tools ## Test on a machine with real PCI NICs, SR-IOV and vfio-pci (QEMU) (5 min)
-	CGO_ENABLED=0 $(go) -C test/hardware vet -trimpath ./...
-	@GO=$(go) CGO_ENABLED=0 test/hardware/run $(TESTFLAGS)
+	$(go) -C test/hardware vet ./...
+	@GO=$(go) test/hardware/run $(TESTFLAGS)
 
 .PHONY: bench-hardware
 bench-hardware: hardware-tools ## Measure plugin and daemon on real PCI devices, against host-device (10 min)
-	CGO_ENABLED=0 $(go) -C test/hardware test -trimpath -count=1 -v -timeout 40m ./bench -rounds 50
+	$(go) -C test/hardware test -count=1 -v -timeout 40m ./bench -rounds 50
 
 # The parts of a machine besides the tests.
 .PHONY: hardware-tools
