@@ -102,6 +102,32 @@ func TestProtocolComesFirst(t *testing.T) {
 	}
 }
 
+// TestLateWriteOfAnEarlierDaemon: it lands after the status that the controller waits for, which is written again.
+func TestLateWriteOfAnEarlierDaemon(t *testing.T) {
+	s := newStateServer(t)
+	c := &told{}
+	r := New(s.client(t), Options{Node: func() (client.NodeRef, bool) { return reportNode, true }, Now: time.Now, Log: fakekube.Quiet(), Reported: c.reported})
+	r.late = 3 * time.Second
+	go r.Run(t.Context())
+	v := readyView()
+	one := v1alpha1.ReleasedENI{Slot: "0000000000000001", ENIID: "eni-00000001", Release: 3}
+	v.Released = []view.Released{{Slot: one.Slot, ENIID: "eni-00000001", Release: one.Release}}
+	r.Observe(v)
+	status := func() []v1alpha1.ReleasedENI {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.object == nil {
+			return nil
+		}
+		return s.object.Status.Released
+	}
+	fakekube.Await(t, "released", func() bool { return cmp.Equal(status(), []v1alpha1.ReleasedENI{one}) })
+	s.mu.Lock()
+	s.object.Status = v1alpha1.ENINodeStateStatus{Protocol: v1alpha1.Protocol}
+	s.mu.Unlock()
+	fakekube.Await(t, "released again", func() bool { return cmp.Equal(status(), []v1alpha1.ReleasedENI{one}) })
+}
+
 // TestProtocolOfAnotherNode: the object of an earlier Node of the name says nothing about this one.
 func TestProtocolOfAnotherNode(t *testing.T) {
 	s := newStateServer(t)

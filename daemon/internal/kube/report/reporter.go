@@ -61,14 +61,19 @@ type Reporter struct {
 	restart *view.RestartDone
 	// history is nil until the ENINodeState was read at the start.
 	history *history
+	// late is until when a write of an earlier daemon, which was killed, may land.
+	late time.Duration
 }
+
+// lateWrites is above the API server's time limit of a request (--request-timeout, 1 min).
+const lateWrites = 65 * time.Second
 
 // New returns a Reporter that sends nothing until Run.
 func New(c *client.Client, o Options) *Reporter {
 	return &Reporter{
 		Options: o, state: stateWriter{client: c.NodeENIs, name: c.NodeName}, watch: c.WatchMetadata,
 		events:  eventqueue.New(eventqueue.Options{Core: c.Core, Component: client.FieldManager, Host: c.NodeName, Now: o.Now, Log: o.Log}),
-		changed: make(chan struct{}, 1), deleted: make(chan struct{}, 1), gone: make(chan struct{}, 1), began: o.Now(),
+		changed: make(chan struct{}, 1), deleted: make(chan struct{}, 1), gone: make(chan struct{}, 1), began: o.Now(), late: lateWrites,
 	}
 }
 
@@ -146,6 +151,10 @@ func (r *Reporter) latest() *view.View {
 func (r *Reporter) writeStates(ctx context.Context) {
 	failing := client.NewFailures(r.Log, "ENINodeState")
 	written, ok := r.readFirst(ctx, failing)
+	var late <-chan time.Time
+	if r.Reported != nil { // the controller waits for the status
+		late = time.After(r.late)
+	}
 	for ok {
 		after, err := r.writeState(ctx, &written)
 		if err != nil {
@@ -166,6 +175,8 @@ func (r *Reporter) writeStates(ctx context.Context) {
 			return
 		case <-r.changed:
 		case <-r.deleted:
+			ok = r.reread(ctx, &written, failing)
+		case <-late:
 			ok = r.reread(ctx, &written, failing)
 		}
 	}
@@ -190,7 +201,7 @@ func (r *Reporter) readFirst(ctx context.Context, failing *client.Failures) (v1a
 	}
 }
 
-// reread looks for the ENINodeState. The next writeState writes a missing one again.
+// reread looks at the ENINodeState. The next writeState writes one again that is missing, or that another daemon has written.
 func (r *Reporter) reread(ctx context.Context, written *v1alpha1.ENINodeStateStatus, failing *client.Failures) bool {
 	now, err := r.state.read(ctx)
 	switch {
