@@ -9,7 +9,7 @@ import (
 // TestNumberOfTheWish: each wish to release has another number, also next to an entry that another leader has stored, and after one without a number.
 func TestNumberOfTheWish(t *testing.T) {
 	c := ready()
-	e, stored := v1alpha1.AttachmentEntry{}, v1alpha1.AttachmentEntry{}
+	var e v1alpha1.AttachmentEntry
 	for _, step := range []struct {
 		wanted        bool
 		by            v1alpha1.AttachmentEntry // what another leader has stored
@@ -21,7 +21,8 @@ func TestNumberOfTheWish(t *testing.T) {
 		{by: v1alpha1.AttachmentEntry{Wanted: "Released", Release: 5}, want: 5, counted: 5},
 		{wanted: true, by: v1alpha1.AttachmentEntry{Wanted: "Released", Release: 7}, want: 7}, {want: 8, counted: 8},
 	} {
-		if stored = e; step.by.Wanted != "" {
+		stored := e
+		if step.by.Wanted != "" {
 			stored = step.by
 		}
 		e.Release = Number(e, stored)
