@@ -129,7 +129,9 @@ func (c *Cluster) WriteKubeconfig(t testing.TB) string {
 // WriteAccountKubeconfig writes a kubeconfig of another ServiceAccount, which does not use Proxy, and returns its path.
 func (c *Cluster) WriteAccountKubeconfig(t testing.TB, namespace, name string) string {
 	t.Helper()
-	answer, err := c.Admin.CoreV1().ServiceAccounts(namespace).CreateToken(t.Context(), name, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	hours := int64(4 * 3600) // longer than any test: nobody rotates it
+	answer, err := c.Admin.CoreV1().ServiceAccounts(namespace).CreateToken(t.Context(), name,
+		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &hours}}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatalf("request a token of %s: %v", name, err)
 	}
