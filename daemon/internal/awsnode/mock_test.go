@@ -31,6 +31,7 @@ func mockProgram(t *testing.T) string {
 	program := filepath.Join(t.TempDir(), "mock")
 	build := exec.CommandContext(t.Context(), "go", "-C", filepath.Join(repo, "test/tools"), "build", "-buildvcs=false", "-o", program,
 		"github.com/aws/amazon-ec2-metadata-mock/cmd/ec2-metadata-mock")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-trimpath") // as make builds it
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

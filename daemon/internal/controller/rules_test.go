@@ -102,7 +102,7 @@ func TestAtRest(t *testing.T) {
 func TestBulk(t *testing.T) {
 	nodes := 600
 	if testing.Short() {
-		nodes = 300
+		nodes = 120
 	}
 	story(t, func(t *testing.T) {
 		w := newWorld(t)
