@@ -81,18 +81,28 @@ func (s *stage) cycle(e eni) (came, went []time.Duration) {
 	return came, went
 }
 
-// startPods starts a pod each second until the traffic ends, with one ENI after the other.
+// startPods starts a pod each second until the traffic ends, with one ENI after the other. On a slow disk it starts fewer, so that they do not pile up.
 func (c *traffic) startPods(enis []eni) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	each := time.NewTicker(time.Second)
 	defer each.Stop()
-	for i := 0; ; i++ {
+	underWay := make(chan struct{}, 6)
+	for i := 0; ; {
 		select {
 		case <-c.during.Done():
 			return
 		case <-each.C:
-			wg.Go(func() { c.count(&c.pods, c.onePod(enis[i%len(enis)], fmt.Sprintf("churn-%d", i))) })
+		}
+		select {
+		case underWay <- struct{}{}:
+			pod := i
+			wg.Go(func() {
+				c.count(&c.pods, c.onePod(enis[pod%len(enis)], fmt.Sprintf("churn-%d", pod)))
+				<-underWay
+			})
+			i++
+		default:
 		}
 	}
 }
