@@ -5,6 +5,7 @@ package enis
 import (
 	"cmp"
 	"errors"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -96,12 +97,7 @@ func (s *Store) See(began time.Time, list ...vpc.Interface) {
 // SeeAll takes the descriptions of all ENIs with a slot. ENIs with a slot that are not among them are forgotten, except new ones.
 func (s *Store) SeeAll(began time.Time, list []vpc.Interface) {
 	s.See(began, list...)
-	listed := ids(list)
-	for id, r := range s.records {
-		if s.slot(r) != "" && !listed[id] && !listed[""] { // an id that nobody can read may be any
-			s.miss(id, r, began)
-		}
-	}
+	s.missing(began, list, maps.Keys(s.records), func(r *record) bool { return s.slot(r) != "" })
 	s.listed = began
 	maps.DeleteFunc(s.looked, func(_ string, at time.Time) bool { return !at.After(began) })
 	maps.DeleteFunc(s.read, func(_ string, at time.Time) bool { return began.Sub(at) > time.Hour })
@@ -114,35 +110,22 @@ func (s *Store) SeePublic(began time.Time, list []vpc.Interface) {
 			s.See(began, list[i])
 		}
 	}
-	listed := ids(list)
-	for id, r := range s.records {
-		if s.slot(r) == "" && r.seen.Tags[slots.TagManagedBy] == slots.ManagedBy && !listed[id] {
-			s.miss(id, r, began)
-		}
-	}
+	s.missing(began, list, maps.Keys(s.records), func(r *record) bool {
+		return s.slot(r) == "" && r.seen.Tags[slots.TagManagedBy] == slots.ManagedBy
+	})
 }
 
 // SeeSlot takes the descriptions of all ENIs of one slot.
 func (s *Store) SeeSlot(began time.Time, slot string, list []vpc.Interface) {
 	s.See(began, list...)
-	listed := ids(list)
-	for _, id := range slices.Clone(s.slots[slot]) {
-		if !listed[id] {
-			s.miss(id, s.records[id], began)
-		}
-	}
+	s.missing(began, list, slices.Values(slices.Clone(s.slots[slot])), func(*record) bool { return true })
 	s.looked[slot] = began
 }
 
 // SeeInstance takes the descriptions of all ENIs that are attached to one instance. Others with a slot are left as they are.
 func (s *Store) SeeInstance(began time.Time, instance string, list []vpc.Interface) {
 	s.See(began, list...)
-	listed := ids(list)
-	for _, id := range slices.Clone(s.attached[instance]) {
-		if r := s.records[id]; !listed[id] && s.slot(r) == "" {
-			s.miss(id, r, began)
-		}
-	}
+	s.missing(began, list, slices.Values(slices.Clone(s.attached[instance])), func(r *record) bool { return s.slot(r) == "" })
 	s.read[instance] = began
 }
 
@@ -150,6 +133,22 @@ func (s *Store) SeeInstance(began time.Time, instance string, list []vpc.Interfa
 func (s *Store) Missing(began time.Time, id string) {
 	if r := s.records[id]; r != nil {
 		s.miss(id, r, began)
+	}
+}
+
+// missing notes that a whole list lacks some of the ENIs. One whose id nobody can read may be any of them.
+func (s *Store) missing(began time.Time, list []vpc.Interface, among iter.Seq[string], of func(*record) bool) {
+	listed := map[string]bool{}
+	for i := range list {
+		listed[list[i].ID] = true
+	}
+	if listed[""] {
+		return
+	}
+	for id := range among {
+		if r := s.records[id]; of(r) && !listed[id] {
+			s.miss(id, r, began)
+		}
 	}
 }
 
@@ -285,14 +284,6 @@ func unlink(index map[string][]string, key, id string) {
 	} else {
 		index[key] = left
 	}
-}
-
-func ids(list []vpc.Interface) map[string]bool {
-	out := make(map[string]bool, len(list))
-	for i := range list {
-		out[list[i].ID] = true
-	}
-	return out
 }
 
 // trim drops the parts that nobody asks for: the addresses of foreign ENIs, and most tags of them and of the ENIs with a slot.

@@ -166,6 +166,28 @@ func TestUnreadableStays(t *testing.T) {
 	}
 }
 
+// TestUnreadableIDMayBeAny: a list with an ENI whose id nobody can read makes no other ENI absent.
+func TestUnreadableIDMayBeAny(t *testing.T) {
+	list := []vpc.Interface{{Unreadable: errors.New("odd id")}}
+	for name, look := range map[string]func(*enis.Store){
+		"all":         func(s *enis.Store) { s.SeeAll(at(60), list) },
+		"a slot":      func(s *enis.Store) { s.SeeSlot(at(60), "a", list) },
+		"an instance": func(s *enis.Store) { s.SeeInstance(at(60), "i-1", list) },
+		"public ones": func(s *enis.Store) { s.SeePublic(at(60), list) },
+	} {
+		s := enis.New()
+		foreign := vpc.Interface{ID: "eni-2", Attachment: &vpc.Attachment{ID: "eni-attach-2", Instance: "i-1"}}
+		public := vpc.Interface{ID: "eni-3", Tags: map[string]string{vpc.NodeENITag: "blue", slots.TagManagedBy: slots.ManagedBy}}
+		s.See(at(0), eni("eni-1", "a"), foreign, public)
+		look(s)
+		for _, id := range []string{"eni-1", "eni-2", "eni-3"} {
+			if _, ok := s.ENI(id); !ok {
+				t.Errorf("%s: %s has become absent", name, id)
+			}
+		}
+	}
+}
+
 func TestPublicOnesThatAreGone(t *testing.T) {
 	public := func(id string, more ...string) vpc.Interface {
 		v := vpc.Interface{ID: id, Tags: map[string]string{vpc.NodeENITag: "blue", slots.TagManagedBy: slots.ManagedBy}}
