@@ -168,13 +168,14 @@ func node(ctx context.Context, o Options) []Finding {
 func reports(ctx context.Context, o Options) []Finding {
 	const check = "ENINodeState"
 	listed, err := o.Cluster.MayReport(ctx)
+	effect := "multi-enid controller would detach ENIs that pods have, 5 minutes after their NodeENI is deleted"
+	if o.Slots != nil {
+		effect = "no pod gets a device"
+	}
 	switch {
-	case err != nil && o.Slots != nil:
-		return fail(check, "see the RBAC findings above; by deploy/admission/own-node.yaml the token must be bound to the daemon's pod",
-			"this node cannot report, so no pod gets a device: %v", err)
 	case err != nil:
 		return fail(check, "see the RBAC findings above; by deploy/admission/own-node.yaml the token must be bound to the daemon's pod",
-			"this node cannot report, so multi-enid controller would detach ENIs that pods have, 5 minutes after their NodeENI is deleted: %v", err)
+			"this node cannot report, so %s: %v", effect, err)
 	case listed > 0 && o.Slots == nil:
 		return warn(check, "give it --attachments-from=controller (docs/controller.md); until then no ENI of this node is detached",
 			"multi-enid controller gives this node %d ENIs, and the daemon does not follow it", listed)
