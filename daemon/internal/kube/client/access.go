@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
@@ -73,20 +72,15 @@ func (c *Client) AllowedOn(ctx context.Context, verb, group, resource, namespace
 // MayReport has the API server judge a write of this node's ENINodeState by a dry run, so that RBAC and admission are asked and nothing changes.
 // listed is how many ENIs the lifecycle controller's list has for this node.
 func (c *Client) MayReport(ctx context.Context) (listed int, err error) {
-	const all = "All"
-	kind := metav1.TypeMeta{APIVersion: v1alpha1.APIVersion, Kind: v1alpha1.NodeStateKind}
-	meta := metav1.ObjectMeta{Name: c.NodeName}
-	body, err := json.Marshal(v1alpha1.ENINodeState{TypeMeta: kind, ObjectMeta: meta})
-	if err != nil {
-		return 0, fmt.Errorf("encode ENINodeState: %w", err)
-	}
-	data, err := read(ctx, c.NodeENIs.Patch(types.ApplyPatchType).Resource(v1alpha1.NodeStateResource).Name(c.NodeName).SubResource("status").
-		Param("fieldManager", FieldManager).Param("force", "true").Param("dryRun", all).Body(body))
-	if apierrors.IsNotFound(err) {
-		if body, err = json.Marshal(metav1.PartialObjectMetadata{TypeMeta: kind, ObjectMeta: meta}); err != nil {
-			return 0, fmt.Errorf("encode ENINodeState: %w", err)
+	try := func(request *rest.Request, err error) ([]byte, error) {
+		if err != nil {
+			return nil, err
 		}
-		data, err = read(ctx, c.NodeENIs.Post().Resource(v1alpha1.NodeStateResource).Param("fieldManager", FieldManager).Param("dryRun", all).Body(body))
+		return read(ctx, request.Param("dryRun", metav1.DryRunAll))
+	}
+	data, err := try(ApplyState(c.NodeENIs, c.NodeName, v1alpha1.ENINodeStateStatus{}))
+	if apierrors.IsNotFound(err) {
+		data, err = try(CreateState(c.NodeENIs, c.NodeName))
 	}
 	if err != nil {
 		return 0, err

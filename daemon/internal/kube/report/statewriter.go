@@ -79,13 +79,11 @@ func (w *stateWriter) write(ctx context.Context, node client.NodeRef, status v1a
 }
 
 func (w *stateWriter) create(ctx context.Context, node client.NodeRef) error {
-	body, err := json.Marshal(metav1.PartialObjectMetadata{TypeMeta: stateType(), ObjectMeta: metav1.ObjectMeta{
-		Name: w.name, OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}},
-	}})
+	request, err := client.CreateState(w.client, w.name, metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID})
 	if err != nil {
-		return fmt.Errorf("encode ENINodeState: %w", err)
+		return err
 	}
-	err = w.client.Post().Resource(v1alpha1.NodeStateResource).Param("fieldManager", client.FieldManager).Body(body).Do(ctx).Error()
+	err = request.Do(ctx).Error()
 	switch {
 	case err == nil:
 		w.exists, w.owner = true, node.UID
@@ -105,18 +103,12 @@ func (w *stateWriter) create(ctx context.Context, node client.NodeRef) error {
 }
 
 func (w *stateWriter) apply(ctx context.Context, status v1alpha1.ENINodeStateStatus) error {
-	body, err := json.Marshal(v1alpha1.ENINodeState{TypeMeta: stateType(), ObjectMeta: metav1.ObjectMeta{Name: w.name}, Status: status})
+	request, err := client.ApplyState(w.client, w.name, status)
 	if err != nil {
-		return fmt.Errorf("encode ENINodeState: %w", err)
+		return err
 	}
-	err = w.client.Patch(types.ApplyPatchType).Resource(v1alpha1.NodeStateResource).Name(w.name).SubResource("status").
-		Param("fieldManager", client.FieldManager).Param("force", "true").Body(body).Do(ctx).Error()
-	if err != nil {
+	if err := request.Do(ctx).Error(); err != nil {
 		return fmt.Errorf("apply status of ENINodeState: %w", err)
 	}
 	return nil
-}
-
-func stateType() metav1.TypeMeta {
-	return metav1.TypeMeta{APIVersion: v1alpha1.GroupName + "/" + v1alpha1.Version, Kind: v1alpha1.NodeStateKind}
 }
