@@ -20,7 +20,8 @@ import (
 
 const (
 	observeEvery = 10 * time.Millisecond
-	// withdrawWithin also covers a kill between inventory and config, and the daemon's start on a busy host.
+	// withdrawWithin also covers the daemon's start on a busy host. Each start has the whole time once more: a kill between inventory and config
+	// leaves the device advertised.
 	withdrawWithin = 10 * time.Second
 	mostFaults     = 20
 )
@@ -38,6 +39,7 @@ type observer struct {
 	// wrongly holds devices advertised without a ready row, and since when; longest is the longest time.
 	wrongly map[device.PCIAddress]time.Time
 	longest time.Duration
+	started time.Time // the daemon's last start
 	faults  []string
 	changed chan struct{} // closed at the next change
 }
@@ -188,11 +190,17 @@ func (o *observer) judge() {
 	}
 }
 
+func (o *observer) restarted() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.started = time.Now()
+}
+
 func (o *observer) overdue(now time.Time) {
 	for pci, since := range o.wrongly {
 		o.longest = max(o.longest, now.Sub(since))
-		if now.Sub(since) > withdrawWithin {
-			o.fault("%s is advertised, but has no ready row for more than %v", pci, withdrawWithin)
+		if now.Sub(since) > withdrawWithin && now.Sub(o.started) > withdrawWithin {
+			o.fault("%s is advertised, but has had no ready row for more than %v since, and since the daemon's last start", pci, withdrawWithin)
 		}
 	}
 }

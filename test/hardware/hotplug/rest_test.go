@@ -11,6 +11,7 @@ import (
 func (s *stage) testAtRest(t *testing.T) {
 	s.daemon.Kill()
 	s.daemon.Restart()
+	s.restarted()
 	s.daemon.AwaitReady()
 	s.await(t, "an empty inventory", orphanSoon, func(inv nodestate.Inventory, _ string) bool {
 		return len(inv.Devices) == 0 && len(inv.Problems) == 0

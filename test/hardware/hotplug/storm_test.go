@@ -98,6 +98,7 @@ func (st *storm) killDaemon(t *testing.T, rng *rand.Rand) {
 		st.deaths.Add(1)
 		st.daemon.Kill()
 		st.daemon.Restart()
+		st.restarted()
 	}
 }
 
