@@ -25,10 +25,21 @@ func (n *Node) ImportFiles(t testing.TB, ref string, files ...imagetar.File) {
 	cluster.Must(t, n.importFiles(t.Context(), ref, files...))
 }
 
-// ImportArchive imports a builder's archive into containerd under the name ref.
+// ImportArchive imports a builder's archive into containerd under the name ref. The archive itself gives no image this name: two images of one
+// name replace each other, and containerd may collect the first one's content before it is unpacked.
 func (n *Node) ImportArchive(t testing.TB, ref, archive string) {
 	t.Helper()
 	cluster.Must(t, n.ctr(t.Context(), "images", "import", "--snapshotter=native", "--index-name", ref, archive))
+}
+
+// ImportNamed imports an archive that names its images.
+func (n *Node) ImportNamed(t testing.TB, archive string) {
+	t.Helper()
+	cluster.Must(t, n.importNamed(t.Context(), archive))
+}
+
+func (n *Node) importNamed(ctx context.Context, archive string) error {
+	return n.ctr(ctx, "images", "import", "--snapshotter=native", archive)
 }
 
 func (n *Node) importPause(ctx context.Context) error {
@@ -57,5 +68,5 @@ func (n *Node) importFiles(ctx context.Context, ref string, files ...imagetar.Fi
 	if _, err := f.Write(archive); err != nil {
 		return err
 	}
-	return n.ctr(ctx, "images", "import", "--snapshotter=native", f.Name())
+	return n.importNamed(ctx, f.Name())
 }

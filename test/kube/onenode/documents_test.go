@@ -86,7 +86,7 @@ func followLocal(t *testing.T) {
 	}
 	s := newNode(t)
 	s.paths = productPaths()
-	s.ImportArchive(t, "localhost/multi-eni-cni:local", archive)
+	s.ImportNamed(t, archive)
 	s.importBusybox()
 	before := s.files()
 	nads, pods := s.networks("local.md")
