@@ -131,7 +131,7 @@ func TestStateCRDGoneAndBack(t *testing.T) {
 	s.unchanged(t, "without the CRD", calm, s.enis...)
 	s.InstallCRDs(t)
 	cluster.Eventually(t, "ENINodeState", time.Minute, func() error {
-		now, err := state(t, s.Cluster, s.node.Name)
+		now, err := s.NodeState(t, s.node.Name)
 		if err == nil && now.Status.DevicesReady != "1/1" {
 			err = fmt.Errorf("status is %+v", now.Status)
 		}
@@ -181,7 +181,7 @@ func TestDaemonBeforeTheCRDs(t *testing.T) {
 		return err
 	})
 	cluster.Eventually(t, "ENINodeState", recovery, func() error {
-		_, err := state(t, c, n.Name)
+		_, err := c.NodeState(t, n.Name)
 		return err
 	})
 	for message, want := range map[string]int{

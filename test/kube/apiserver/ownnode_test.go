@@ -2,10 +2,8 @@ package apiserver
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -23,11 +21,7 @@ import (
 type ownNode struct {
 	*testing.T
 	*cluster.Cluster
-	ctx context.Context
 }
-
-// Context is the test's, or a longer one.
-func (o ownNode) Context() context.Context { return o.ctx }
 
 func (o ownNode) pod(name, node string, edit func(*corev1.Pod)) *corev1.Pod {
 	o.Helper()
@@ -64,25 +58,19 @@ func (o ownNode) deletePod(as *rest.Config, name string) error {
 
 func (o ownNode) createState(as *rest.Config, name string) error {
 	o.Helper()
-	return o.create(as, `"name":"`+name+`"`, "")
+	return cluster.TryNodeState(o, as, `"name":"`+name+`"`, "")
 }
 
 // createSpec also gives a spec, which only the controller may.
 func (o ownNode) createSpec(as *rest.Config, name string) error {
 	o.Helper()
-	return o.create(as, `"name":"`+name+`"`, `,"spec":{"protocol":1}`)
+	return cluster.TryNodeState(o, as, `"name":"`+name+`"`, `,"spec":{"protocol":1}`)
 }
 
 // createWith makes node-1's with more metadata.
 func (o ownNode) createWith(as *rest.Config, more string) error {
 	o.Helper()
-	return o.create(as, `"name":"node-1",`+more, "")
-}
-
-func (o ownNode) create(as *rest.Config, metadata, rest string) error {
-	o.Helper()
-	body := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{` + metadata + `}` + rest + `}`
-	return o.rest(as).Post().AbsPath(states).Param("dryRun", "All").SetHeader("Content-Type", "application/json").Body([]byte(body)).Do(o.Context()).Error()
+	return cluster.TryNodeState(o, as, `"name":"node-1",`+more, "")
 }
 
 // owner is an ownerReference with this kind and name.
@@ -105,38 +93,31 @@ func unlessThere(err error) error {
 // createGenerated lets the API server choose the name, with the own node's as prefix.
 func (o ownNode) createGenerated(as *rest.Config) error {
 	o.Helper()
-	return o.create(as, `"generateName":"node-1"`, "")
+	return cluster.TryNodeState(o, as, `"generateName":"node-1"`, "")
 }
 
 // patchState changes node-1's, which RBAC lets no daemon do: the test grants it.
 func (o ownNode) patchState(as *rest.Config, patch string) error {
 	o.Helper()
-	return o.rest(as).Patch(types.MergePatchType).AbsPath(states, "node-1").Param("dryRun", "All").Body([]byte(patch)).Do(o.Context()).Error()
+	return cluster.ClientOf(o, as).Patch(types.MergePatchType).AbsPath(states, "node-1").Param("dryRun", "All").Body([]byte(patch)).Do(o.Context()).Error()
 }
 
 func (o ownNode) applyStatus(as *rest.Config, name string) error {
 	o.Helper()
 	body := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"name":"` + name + `"},"status":{}}`
-	return o.rest(as).Patch("application/apply-patch+yaml").AbsPath(states, name, "status").Param("dryRun", "All").
+	return cluster.ClientOf(o, as).Patch("application/apply-patch+yaml").AbsPath(states, name, "status").Param("dryRun", "All").
 		Param("fieldManager", "test").Param("force", "true").Body([]byte(body)).Do(o.Context()).Error()
 }
 
 func (o ownNode) patchNode(as *rest.Config, name, patch string) error {
 	o.Helper()
-	return o.rest(as).Patch(types.JSONPatchType).AbsPath("/api/v1/nodes", name).Param("dryRun", "All").Body([]byte(patch)).Do(o.Context()).Error()
-}
-
-func (o ownNode) rest(as *rest.Config) rest.Interface {
-	o.Helper()
-	client, err := kubernetes.NewForConfig(as)
-	cluster.Must(o, err)
-	return client.Discovery().RESTClient()
+	return cluster.ClientOf(o, as).Patch(types.JSONPatchType).AbsPath("/api/v1/nodes", name).Param("dryRun", "All").Body([]byte(patch)).Do(o.Context()).Error()
 }
 
 func (o ownNode) makeNodes() {
 	o.Helper()
 	for _, name := range []string{"node-1", "node-2"} {
-		if _, err := o.Admin.CoreV1().Nodes().Create(o.ctx, &corev1.Node{
+		if _, err := o.Admin.CoreV1().Nodes().Create(o.Context(), &corev1.Node{
 			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"ng": "a"}},
 			Spec:       corev1.NodeSpec{Taints: []corev1.Taint{{Key: "networking.k8s.aws/not-ready", Effect: "NoSchedule"}, {Key: "dedicated", Effect: "NoSchedule"}}},
 		}, metav1.CreateOptions{}); err != nil {
@@ -144,8 +125,8 @@ func (o ownNode) makeNodes() {
 		}
 		create := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"name":"` + name + `","ownerReferences":[` +
 			owner("Namespace", "old") + `],"finalizers":["x.example/old"]},"spec":{"protocol":1}}`
-		if err := o.rest(o.Administrator()).Post().AbsPath(states).SetHeader("Content-Type",
-			"application/json").Body([]byte(create)).Do(o.ctx).Error(); err != nil {
+		if err := o.Admin.Discovery().RESTClient().Post().AbsPath(states).SetHeader("Content-Type",
+			"application/json").Body([]byte(create)).Do(o.Context()).Error(); err != nil {
 			o.Fatal(err)
 		}
 	}
@@ -180,21 +161,9 @@ func (o ownNode) makePods() (here *rest.Config) {
 
 // TestOwnNode: a daemon's token restarts its node's device plugin and writes its ENINodeState, and nothing else.
 func TestOwnNode(t *testing.T) {
-	o := ownNode{t, cluster.Start(t), t.Context()}
+	o := ownNode{t, cluster.Start(t)}
 	o.ExpectDenials("the policy is tried")
-	repo, err := nstest.Repo()
-	cluster.Must(t, err)
-	t.Cleanup(func() { // after the deletion: the API server acts on it a moment later
-		over := ownNode{T: t, Cluster: o.Cluster, ctx: context.Background()}
-		cluster.Eventually(over, "the policy out of force", settleTimeout, func() error { return over.createState(over.InNoPod(t), "node-3") })
-	})
-	for _, file := range []string{
-		"deploy/admission/own-node.yaml", "deploy/components/startup-taint/rbac.yaml", "test/kube/apiserver/testdata/patch-states.yaml",
-	} {
-		for _, object := range o.ApplyFile(t, filepath.Join(repo, file)) {
-			t.Cleanup(func() { o.Delete(t, object) })
-		}
-	}
+	o.ApplyOwnNode(t, "deploy/components/startup-taint/rbac.yaml", "test/kube/apiserver/testdata/patch-states.yaml")
 	o.makeNodes()
 	here, nowhere := o.makePods(), o.InNoPod(t)
 	cluster.Eventually(t, "the policy in force", settleTimeout, func() error {

@@ -21,7 +21,7 @@ import (
 func terminating(t *testing.T, c *cluster.Cluster, name, node string) *corev1.Pod {
 	t.Helper()
 	grace := int64(600)
-	pod := ownNode{t, c, t.Context()}.pod(name, node, func(p *corev1.Pod) {
+	pod := ownNode{t, c}.pod(name, node, func(p *corev1.Pod) {
 		p.Labels = map[string]string{"app.kubernetes.io/name": "multi-enid"}
 		p.Spec.TerminationGracePeriodSeconds = &grace
 	})

@@ -20,7 +20,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
@@ -30,21 +29,11 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-func state(t *testing.T, c *cluster.Cluster, node string) (v1alpha1.ENINodeState, error) {
-	t.Helper()
-	var s v1alpha1.ENINodeState
-	u, err := c.ENINodeStates().Get(t.Context(), node, metav1.GetOptions{})
-	if err != nil {
-		return s, err
-	}
-	return s, runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &s)
-}
-
 func untilState(t *testing.T, c *cluster.Cluster, node string, want func(v1alpha1.ENINodeStateStatus) bool) v1alpha1.ENINodeState {
 	t.Helper()
 	var s v1alpha1.ENINodeState
 	cluster.Eventually(t, "ENINodeState", 30*time.Second, func() (err error) {
-		if s, err = state(t, c, node); err == nil && !want(s.Status) {
+		if s, err = c.NodeState(t, node); err == nil && !want(s.Status) {
 			err = fmt.Errorf("status is %+v", s.Status)
 		}
 		return err
@@ -104,7 +93,7 @@ func TestNodeState(t *testing.T) {
 	d.Start(t)
 	untilSync(t, n)
 	cluster.Holds(t, "object and Events as they were", 5*time.Second, func() error {
-		now, err := state(t, c, n.Name)
+		now, err := c.NodeState(t, n.Name)
 		if err == nil && now.ResourceVersion != s.ResourceVersion {
 			err = fmt.Errorf("written again: %s", cmp.Diff(s.Status, now.Status))
 		}

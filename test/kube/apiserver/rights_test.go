@@ -2,11 +2,8 @@ package apiserver
 
 import (
 	"slices"
-	"strings"
 	"testing"
 
-	authorizationv1 "k8s.io/api/authorization/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
@@ -47,24 +44,9 @@ func TestRights(t *testing.T) {
 	verbs := []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "impersonate", "bind", "escalate"}
 	for what, allowed := range asked {
 		for _, verb := range verbs {
-			review, err := client.AuthorizationV1().SelfSubjectAccessReviews().Create(t.Context(), &authorizationv1.SelfSubjectAccessReview{
-				Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: attributes(what, verb)},
-			}, metav1.CreateOptions{})
-			cluster.Must(t, err)
-			if got, want := review.Status.Allowed, slices.Contains(allowed, verb); got != want {
+			if got, want := cluster.Allowed(t, client, what, verb), slices.Contains(allowed, verb); got != want {
 				t.Errorf("%s %s: allowed %v, want %v", verb, what, got, want)
 			}
 		}
 	}
-}
-
-// attributes splits "group/resource/subresource in namespace".
-func attributes(what, verb string) *authorizationv1.ResourceAttributes {
-	a := &authorizationv1.ResourceAttributes{Verb: verb}
-	if name, namespace, ok := strings.Cut(what, " in "); ok {
-		what, a.Namespace = name, namespace
-	}
-	a.Group, a.Resource, _ = strings.Cut(what, "/")
-	a.Resource, a.Subresource, _ = strings.Cut(a.Resource, "/")
-	return a
 }

@@ -25,6 +25,16 @@ func (c *Cluster) ENINodeStates() dynamic.ResourceInterface {
 	return c.Dynamic.Resource(ours("eninodestates"))
 }
 
+// NodeState is a node's ENINodeState.
+func (c *Cluster) NodeState(t testing.TB, node string) (s v1alpha1.ENINodeState, err error) {
+	t.Helper()
+	o, err := c.ENINodeStates().Get(t.Context(), node, metav1.GetOptions{})
+	if err != nil {
+		return s, err
+	}
+	return s, runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &s)
+}
+
 // CreateNodeENI makes a NodeENI, and then sets its status as the attaching controller does. A missing
 // nodeSelector becomes the empty one, which selects every node: the API server requires one.
 func (c *Cluster) CreateNodeENI(t testing.TB, o v1alpha1.NodeENI) {

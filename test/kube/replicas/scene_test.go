@@ -1,4 +1,4 @@
-package apiserver
+package replicas
 
 import (
 	"bytes"
@@ -22,7 +22,6 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
@@ -43,6 +42,19 @@ const (
 	fleetZone        = "eu-central-1a"
 	fleetSubnet      = "subnet-0a1b2c3d4e5f60001"
 	fleetGroup       = "sg-0a1b2c3d4e5f60001"
+)
+
+const (
+	group    = "/apis/networking.k8s.aws/v1alpha1"
+	nodeENIs = group + "/nodeenis"
+	states   = group + "/eninodestates"
+	label    = "multi-eni-test"
+)
+
+const (
+	soon = 30 * time.Second
+	// calm is how long nothing may change.
+	calm = 5 * time.Second
 )
 
 // region is a cluster with one node, its fake EC2, and the replicas of the controller. The test plays the node's daemon.
@@ -122,18 +134,9 @@ func (r *region) declareENI() {
 	})
 }
 
-// state is the node's ENINodeState.
-func (r *region) state() (out v1alpha1.ENINodeState, err error) {
-	o, err := r.ENINodeStates().Get(r.Context(), fleetNode, metav1.GetOptions{})
-	if err != nil {
-		return out, err
-	}
-	return out, runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &out)
-}
-
 // entry is the only entry of the node's spec.
 func (r *region) entry() (v1alpha1.AttachmentEntry, error) {
-	s, err := r.state()
+	s, err := r.NodeState(r, fleetNode)
 	if err == nil && len(s.Spec.Attachments) != 1 {
 		err = fmt.Errorf("spec %+v, want one entry", s.Spec)
 	}
@@ -169,7 +172,7 @@ func (r *region) report(devices, released []any) {
 	if released != nil {
 		status["released"] = released
 	}
-	cluster.Must(r, ownNode{r.T, r.Cluster, r.Context()}.applyStatusOf(r.InNoPod(r), fleetNode, status))
+	cluster.Must(r, r.apply(r.InNoPod(r), "status", status, "status"))
 }
 
 func (r *region) device(e v1alpha1.AttachmentEntry, phase string, holders ...any) []any {
@@ -353,34 +356,25 @@ func (r *region) renew(namespace string) error {
 
 const leases = "/apis/coordination.k8s.io/v1/namespaces/" + accountNamespace + "/leases"
 
-// applyStatusOf applies a node's status as the daemon does.
-func (o ownNode) applyStatusOf(as *rest.Config, node string, status map[string]any) error {
-	return o.apply(as, node, "status", status, "status")
-}
-
-func (o ownNode) applySpecOf(as *rest.Config, node string, spec map[string]any) error {
-	return o.apply(as, node, "spec", spec)
-}
-
-func (o ownNode) apply(as *rest.Config, node, field string, value map[string]any, subresource ...string) error {
-	o.Helper()
+// apply writes a field of the node's ENINodeState as an account.
+func (r *region) apply(as *rest.Config, field string, value map[string]any, subresource ...string) error {
+	r.Helper()
 	body, err := json.Marshal(map[string]any{
-		"apiVersion": v1alpha1.APIVersion, "kind": v1alpha1.NodeStateKind, "metadata": map[string]any{"name": node}, field: value,
+		"apiVersion": v1alpha1.APIVersion, "kind": v1alpha1.NodeStateKind, "metadata": map[string]any{"name": fleetNode}, field: value,
 	})
-	cluster.Must(o, err)
-	return o.rest(as).Patch(types.ApplyPatchType).AbsPath(append([]string{states, node}, subresource...)...).
-		Param("fieldManager", "multi-enid").Param("force", "true").Body(body).Do(o.Context()).Error()
+	cluster.Must(r, err)
+	return cluster.ClientOf(r, as).Patch(types.ApplyPatchType).AbsPath(append([]string{states, fleetNode}, subresource...)...).
+		Param("fieldManager", "multi-enid").Param("force", "true").Body(body).Do(r.Context()).Error()
 }
 
 // createWithSpec makes an ENINodeState that has a spec already.
-func (o ownNode) createWithSpec(as *rest.Config, name string) error {
-	o.Helper()
-	body := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"name":"` + name + `"},"spec":{"protocol":1}}`
-	return o.rest(as).Post().AbsPath(states).Param("dryRun", "All").SetHeader("Content-Type", "application/json").Body([]byte(body)).Do(o.Context()).Error()
+func (r *region) createWithSpec(as *rest.Config, name string) error {
+	r.Helper()
+	return cluster.TryNodeState(r, as, `"name":"`+name+`"`, `,"spec":{"protocol":1}`)
 }
 
 // patchNodeENI merges a patch into the NodeENI "a", as a dry run.
-func (o ownNode) patchNodeENI(as *rest.Config, patch string) error {
-	o.Helper()
-	return o.rest(as).Patch(types.MergePatchType).AbsPath(nodeENIs, "a").Param("dryRun", "All").Body([]byte(patch)).Do(o.Context()).Error()
+func (r *region) patchNodeENI(as *rest.Config, patch string) error {
+	r.Helper()
+	return cluster.ClientOf(r, as).Patch(types.MergePatchType).AbsPath(nodeENIs, "a").Param("dryRun", "All").Body([]byte(patch)).Do(r.Context()).Error()
 }

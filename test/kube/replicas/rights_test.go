@@ -1,4 +1,4 @@
-package apiserver
+package replicas
 
 import (
 	"errors"
@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
-	authorizationv1 "k8s.io/api/authorization/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -58,14 +57,7 @@ func TestControllerRights(t *testing.T) {
 	client := asController(t, cluster.Start(t))
 	for right, allowed := range controllerRights() {
 		for _, verb := range []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"} {
-			resource, name, _ := strings.Cut(right, " named ")
-			a := attributes(resource, verb)
-			a.Name = name
-			review, err := client.AuthorizationV1().SelfSubjectAccessReviews().Create(t.Context(), &authorizationv1.SelfSubjectAccessReview{
-				Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: a},
-			}, metav1.CreateOptions{})
-			cluster.Must(t, err)
-			if got, want := review.Status.Allowed, slices.Contains(allowed, verb); got != want {
+			if got, want := cluster.Allowed(t, client, right, verb), slices.Contains(allowed, verb); got != want {
 				t.Errorf("%s %s: allowed %v, want %v", verb, right, got, want)
 			}
 		}
@@ -77,8 +69,7 @@ func TestControllerWrites(t *testing.T) {
 	c := cluster.Start(t)
 	c.ExpectDenials("the policy is tried")
 	api := asController(t, c).Discovery().RESTClient()
-	admin := adminREST(t, c)
-	const group, nodeENIs = "/apis/networking.k8s.aws/v1alpha1", "/apis/networking.k8s.aws/v1alpha1/nodeenis"
+	admin := c.Admin.Discovery().RESTClient()
 	for path, body := range map[string]string{
 		nodeENIs: `{"kind":"NodeENI","metadata":{"name":"a"},"spec":{"nodeSelector":{"ng":"x"},"subnetID":"subnet-0a1b2c3d"}}`,
 		states:   `{"kind":"ENINodeState","metadata":{"name":"node-1"}}`,
@@ -92,7 +83,7 @@ func TestControllerWrites(t *testing.T) {
 	patch := func(body string, path ...string) error {
 		return api.Patch(types.MergePatchType).AbsPath(append([]string{group}, path...)...).Param("dryRun", "All").Body([]byte(body)).Do(t.Context()).Error()
 	}
-	cluster.Eventually(t, "the policy in force", settleTimeout, func() error {
+	cluster.Eventually(t, "the policy in force", soon, func() error {
 		if patch(`{"spec":{"mtu":9000}}`, "nodeenis", "a") == nil {
 			return errors.New("nothing is denied")
 		}
@@ -125,11 +116,4 @@ func TestControllerWrites(t *testing.T) {
 			t.Errorf("%s: %v, want it denied %v", name, tt.err, tt.denied)
 		}
 	}
-}
-
-func adminREST(t *testing.T, c *cluster.Cluster) rest.Interface {
-	t.Helper()
-	client, err := kubernetes.NewForConfig(c.Administrator())
-	cluster.Must(t, err)
-	return client.Discovery().RESTClient()
 }

@@ -1,11 +1,9 @@
-package apiserver
+package replicas
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
-	"path/filepath"
 	"slices"
 	"syscall"
 	"testing"
@@ -14,11 +12,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
-	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
 const finalizer = "nodeeni.networking.k8s.aws/finalizer"
@@ -142,30 +140,30 @@ func TestControllerSides(t *testing.T) {
 	r.start("a")
 	r.declareENI()
 	e := r.awaitEntry("an attached entry", attached)
-	o := ownNode{t, r.Cluster, t.Context()}
-	controller := cluster.As(t, r.kubeconfig)
-	daemon := r.InPod(t, o.pod("multi-enid-1", fleetNode, func(p *corev1.Pod) { p.Labels = map[string]string{"app.kubernetes.io/name": "multi-enid"} }))
-	r.applyPolicies(o, daemon)
+	controller, daemon := cluster.As(t, r.kubeconfig), r.daemon()
+	byController, byDaemon := cluster.ClientOf(t, controller), cluster.ClientOf(t, daemon)
+	r.applyPolicies(controller, daemon)
 	report := map[string]any{"problemCount": 0, "protocol": v1alpha1.Protocol}
 	for what, err := range map[string]error{
-		"the daemon reports its node":      o.applyStatusOf(daemon, fleetNode, report),
-		"the controller marks the NodeENI": o.patchNodeENI(controller, `{"metadata":{"annotations":{"aws-multi-eni-controller/cleanup-start-time":"x"}}}`),
+		"the daemon reports its node":      r.apply(daemon, "status", report, "status"),
+		"the controller marks the NodeENI": r.patchNodeENI(controller, `{"metadata":{"annotations":{"aws-multi-eni-controller/cleanup-start-time":"x"}}}`),
 	} {
 		if err != nil {
 			t.Errorf("%s: %v, want it allowed", what, err)
 		}
 	}
 	for what, err := range map[string]error{
-		"the daemon sets a spec":                      o.applySpecOf(daemon, fleetNode, map[string]any{"attachments": []any{}}),
-		"the daemon makes an object with a spec":      o.createWithSpec(daemon, fleetNode),
-		"the daemon makes the object of another node": o.createState(daemon, "node-9"),
-		"the daemon reads NodeENIs":                   o.rest(daemon).Get().AbsPath(nodeENIs).Do(t.Context()).Error(),
-		"the daemon reads the Lease":                  o.rest(daemon).Get().AbsPath(leases, leaseName).Do(t.Context()).Error(),
-		"the daemon deletes a NodeENI":                o.rest(daemon).Delete().AbsPath(nodeENIs, "a").Param("dryRun", "All").Do(t.Context()).Error(),
-		"the controller reports a node":               o.applyStatusOf(controller, fleetNode, report),
-		"the controller changes a NodeENI's spec":     o.patchNodeENI(controller, `{"spec":{"deviceIndex":7}}`),
-		"the controller deletes a NodeENI":            o.rest(controller).Delete().AbsPath(nodeENIs, "a").Param("dryRun", "All").Do(t.Context()).Error(),
-		"the controller patches a Node":               o.patchNode(controller, fleetNode, `[{"op":"add","path":"/metadata/labels/x","value":"y"}]`),
+		"the daemon sets a spec":                      r.apply(daemon, "spec", map[string]any{"attachments": []any{}}),
+		"the daemon makes an object with a spec":      r.createWithSpec(daemon, fleetNode),
+		"the daemon makes the object of another node": cluster.TryNodeState(t, daemon, `"name":"node-9"`, ""),
+		"the daemon reads NodeENIs":                   byDaemon.Get().AbsPath(nodeENIs).Do(t.Context()).Error(),
+		"the daemon reads the Lease":                  byDaemon.Get().AbsPath(leases, leaseName).Do(t.Context()).Error(),
+		"the daemon deletes a NodeENI":                byDaemon.Delete().AbsPath(nodeENIs, "a").Param("dryRun", "All").Do(t.Context()).Error(),
+		"the controller reports a node":               r.apply(controller, "status", report, "status"),
+		"the controller changes a NodeENI's spec":     r.patchNodeENI(controller, `{"spec":{"deviceIndex":7}}`),
+		"the controller deletes a NodeENI":            byController.Delete().AbsPath(nodeENIs, "a").Param("dryRun", "All").Do(t.Context()).Error(),
+		"the controller patches a Node": byController.Patch(types.MergePatchType).AbsPath("/api/v1/nodes", fleetNode).Param("dryRun", "All").
+			Body([]byte(`{"metadata":{"labels":{"x":"y"}}}`)).Do(t.Context()).Error(),
 	} {
 		if !apierrors.IsForbidden(err) {
 			t.Errorf("%s: %v, want it forbidden", what, err)
@@ -176,29 +174,32 @@ func TestControllerSides(t *testing.T) {
 	}
 }
 
-// applyPolicies applies the admission policies of daemon and controller, and waits until they are in force.
-func (r *region) applyPolicies(o ownNode, daemon *rest.Config) {
+// daemon is the daemon's account in a pod on the node.
+func (r *region) daemon() *rest.Config {
 	r.Helper()
-	repo, err := nstest.Repo()
-	cluster.Must(r, err)
-	r.Cleanup(func() { // after the deletion: the API server acts on it a moment later
-		over := ownNode{T: o.T, Cluster: o.Cluster, ctx: context.Background()}
-		cluster.Eventually(over, "the policies out of force", settleTimeout, func() error { return over.createState(over.InNoPod(over), "node-3") })
-	})
-	for _, file := range []string{"deploy/admission/own-node.yaml", "deploy/components/controller/admission.yaml"} {
-		for _, object := range r.ApplyFile(r, filepath.Join(repo, file)) {
-			r.Cleanup(func() { r.Delete(r, object) })
-		}
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "multi-enid-1", Labels: map[string]string{"app.kubernetes.io/name": "multi-enid"}},
+		Spec: corev1.PodSpec{
+			NodeName: fleetNode, ServiceAccountName: "multi-enid", Containers: []corev1.Container{{Name: "multi-enid", Image: "multi-enid"}},
+		},
 	}
-	controller := cluster.As(r, r.kubeconfig)
+	pod, err := r.Admin.CoreV1().Pods(accountNamespace).Create(r.Context(), pod, metav1.CreateOptions{})
+	cluster.Must(r, err)
+	return r.InPod(r, pod)
+}
+
+// applyPolicies applies the admission policies of daemon and controller, and waits until they are in force.
+func (r *region) applyPolicies(controller, daemon *rest.Config) {
+	r.Helper()
+	r.ApplyOwnNode(r, "deploy/components/controller/admission.yaml")
 	refuses := func(err error) error {
 		if !apierrors.IsForbidden(err) {
 			return fmt.Errorf("not refused: %w", err)
 		}
 		return nil
 	}
-	cluster.Eventually(r, "the policies in force", settleTimeout, func() error {
-		return errors.Join(refuses(o.createWithSpec(daemon, "node-9")), refuses(o.patchNodeENI(controller, `{"spec":{"deviceIndex":7}}`)))
+	cluster.Eventually(r, "the policies in force", soon, func() error {
+		return errors.Join(refuses(r.createWithSpec(daemon, "node-9")), refuses(r.patchNodeENI(controller, `{"spec":{"deviceIndex":7}}`)))
 	})
 }
 
