@@ -99,9 +99,8 @@ func TestDoctor(t *testing.T) {
 		}
 		return nil
 	})
-	c.StopAPIServer(t)
+	c.Proxy.Set(t, cluster.Refuse)
 	wantLines(t, doctor(t, c, n), "FAIL  Kubernetes API: ask the API server for its version: ")
-	c.StartAPIServer(t)
 }
 
 func devicePlugin(t *testing.T, c *cluster.Cluster, name string, volume corev1.VolumeSource, path string) {
