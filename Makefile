@@ -31,6 +31,7 @@ GO        ?= $(or $(shell command -v go),/usr/local/go/bin/go)
 go        := "$(GO)"
 TESTFLAGS ?=
 FUZZTIME  ?= 10s
+FUZZSKIP  ?=
 
 # The output of `version`. The tag of a given IMAGE is the version, unless VERSION is given too. safe.directory: git
 # refuses to read a tree that belongs to somebody else, as under sudo, and would leave the binaries without their commit.
@@ -140,16 +141,21 @@ test: prereq-test build tools $(GOTESTSUM) ## Run every test that needs no extra
 	$(go) vet ./...
 	$(call tests) -p $(AT_ONCE) $(TESTFLAGS) ./...
 
+# The packages without input and output, and without goroutines: no race is possible. Their tests are long under the detector.
+PURE := daemon/internal/backoff daemon/internal/inventory daemon/internal/lifecycle daemon/internal/pcidp daemon/internal/slots \
+  pkg/device plugins/internal/lease plugins/internal/netconf
+raced = $$($(go) list ./pkg/... ./plugins/... ./daemon/... | grep -v $(foreach package,$(PURE),-e '/$(package)$$'))
+
 .PHONY: race
-race: prereq-race build tools $(GOTESTSUM) ## Run the tests of the product code under the race detector (8 min)
-	CGO_ENABLED=1 $(call tests) -race -p $(AT_ONCE) $(TESTFLAGS) ./pkg/... ./plugins/... ./daemon/...
+race: prereq-race build tools $(GOTESTSUM) ## Run the tests of the product code under the race detector, but of pure packages (8 min)
+	CGO_ENABLED=1 $(call tests) -race -vet=off -p $(AT_ONCE) $(TESTFLAGS) $(raced)
 
 # The same flags as for the Kubernetes programs, so that common packages are compiled once. Each package has a control plane
 # and namespaces of its own. Two processors carry two at a time, since most tests wait.
 .PHONY: test-kube
 test-kube: prereq-test-kube kube-tools $(GOTESTSUM) ## Test against a real kube-apiserver and a real kubelet (15 min; the first time 20 min)
 	$(go) -C test/kube vet ./...
-	$(call tests,-C test/kube) -p 2 -timeout 40m $(TESTFLAGS) ./...
+	$(call tests,-C test/kube) -p $(AT_ONCE) -timeout 40m $(TESTFLAGS) ./...
 
 # Programs on the node of these tests besides Kubernetes and the product. next/ is another version of the product, to upgrade to.
 .PHONY: kube-tools
@@ -199,8 +205,8 @@ lint: $(LINT) ## Run golangci-lint, and prove that each of our own rules fires (
 	GOLANGCI_LINT=$(HERE)/$(LINT) $(go) test -tags lint -run '^TestLintFixtures$$' ./test/arch
 
 .PHONY: fuzz
-fuzz: go-version ## Run every fuzz target for FUZZTIME each (30 times FUZZTIME, and 1 min)
-	@GO=$(go) test/fuzz '$(FUZZTIME)'
+fuzz: go-version ## Run every fuzz target for FUZZTIME each (30 times FUZZTIME, and 1 min; the first time 6 min)
+	@GO=$(go) test/fuzz '$(FUZZTIME)' '$(FUZZSKIP)'
 
 SEQUENCES ?= 10000
 .PHONY: sequences
@@ -211,8 +217,8 @@ sequences: go-version ## Let SEQUENCES generated stories happen to a node, its n
 	$(go) test -count=1 -timeout 30m -v -run '^TestModel$$' ./daemon/internal/reconcile -sequences $$(( $(SEQUENCES) / 50 )) | grep -v -e '^=== ' -e '--- PASS: TestModel/'
 	$(go) test -count=1 -timeout 60m -v -run '^TestOffer$$' ./daemon/internal/reconcile -seed 1 -offers $$(( $(SEQUENCES) / 10 )) | grep -v -e '^=== ' -e '--- PASS: TestOffer/'
 
-# The packages without input and output. One at a time: mutate shows by which package a change survives.
-MUTATED := $(addprefix ./,$(addprefix daemon/internal/,backoff inventory lifecycle manifest pcidp slots) pkg/device $(addprefix plugins/internal/,lease netconf))
+# One at a time: mutate shows by which package a change survives.
+MUTATED := $(addprefix ./,$(PURE) daemon/internal/manifest)
 .PHONY: mutate
 mutate: go-version $(GREMLINS) ## Change the pure packages, an operator at a time: their tests must notice 95 % of the changes (20 min)
 	$(go) run -buildvcs=false ./test/mutate -gremlins $(HERE)/$(GREMLINS) -go $(go) $(MUTATED)

@@ -7,6 +7,7 @@ SOURCE_DATE_EPOCH ?= $(or $(shell $(git) log -1 --format=%ct 2>/dev/null),0)
 export SOURCE_DATE_EPOCH
 
 PLATFORMS         ?= linux/amd64 linux/arm64
+export PLATFORMS
 KUBECTL_PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 IMAGE             ?= localhost/multi-eni-cni:$(VERSION)
 # Where a release's image is pushed to.
@@ -63,12 +64,12 @@ release: $(RELEASE) $(BIN)/tools/kustomize ## Make all files of release VERSION,
 	$(RELEASE) assemble $(TRIAL) -version '$(VERSION)' -repository '$(REPOSITORY)' -manifests $(BIN)/manifests/install.yaml -o $(BIN)/release
 	@$(GIVEBACK)
 
-# The trial that the one-node lane installs from. The same commit gives the same release, so it is made once of each.
+# The trial that the one-node lane installs from. The same commit gives the same release for PLATFORMS, so it is made once of each.
 TRIED := $(BIN)/trial-release
 .PHONY: trial-release
 trial-release:
-	@[ -z '$(filter %(modified),$(COMMIT))' ] && [ -n '$(COMMIT)' ] && [ "$$(cat $(TRIED) 2>/dev/null)" = '$(COMMIT)' ] || \
-	  { $(MAKE) --no-print-directory release UNRELEASED=1 KUBECTL_PLATFORMS=linux/amd64 && echo '$(COMMIT)' >$(TRIED); }
+	@[ -z '$(filter %(modified),$(COMMIT))' ] && [ -n '$(COMMIT)' ] && [ "$$(cat $(TRIED) 2>/dev/null)" = '$(COMMIT) $(PLATFORMS)' ] || \
+	  { $(MAKE) --no-print-directory release UNRELEASED=1 KUBECTL_PLATFORMS=linux/amd64 && echo '$(COMMIT) $(PLATFORMS)' >$(TRIED); }
 
 .PHONY: $(RELEASE)
 $(RELEASE): go-version

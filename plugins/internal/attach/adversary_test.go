@@ -48,6 +48,13 @@ func mayRefuse(a adversary.Act, err error) bool {
 		strings.Contains(a.Name, "on top") || strings.HasPrefix(a.Name, "flag")
 }
 
+func manyAdversaries() uint64 {
+	if testing.Short() {
+		return 4
+	}
+	return uint64(*adversaries)
+}
+
 // TestAdversary: after any act of a pod on its interface, the host gets the device back
 // unchanged, and so does the next pod. The pod's processes keep everything open during
 // DEL. Each act is tried alone, then some at random; -adversary repeats a seed.
@@ -58,7 +65,7 @@ func TestAdversary(t *testing.T) {
 	e := newEnv(t)
 	v := e.victim(e.selectA())
 	acts := v.each()
-	for seed := *adversary1; seed < *adversary1+uint64(*adversaries); seed++ {
+	for seed := *adversary1; seed < *adversary1+manyAdversaries(); seed++ {
 		v.random(append(acts, adversary.Moves()...), seed, seed%2 == 0)
 	}
 }
@@ -76,7 +83,7 @@ func TestAdversaryDelegate(t *testing.T) {
 	acts := slices.DeleteFunc(adversary.Acts(), func(a adversary.Act) bool { // a veth under another name is known by its MAC alone
 		return a.Name == "MAC" || a.Name == "every attribute"
 	})
-	for seed := *adversary1; seed < *adversary1+uint64(*adversaries)/2; seed++ {
+	for seed := *adversary1; seed < *adversary1+manyAdversaries()/2; seed++ {
 		v.random(acts, seed, false) // a killed host-device lets a veth die with the netns through which it moves it
 	}
 }

@@ -142,6 +142,9 @@ func TestExclusiveDelegateFails(t *testing.T) {
 // TestHugeNetconf: ADD refuses a netconf that would make an unreadable record before it
 // touches anything. A deep netconf is stored without indentation.
 func TestHugeNetconf(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long, and in one goroutine")
+	}
 	if nstest.Outside(t) {
 		return
 	}

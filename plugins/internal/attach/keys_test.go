@@ -248,6 +248,9 @@ func (e *env) files() (out []string) {
 // TestEveryKeyHasAnEffect: each accepted key has a visible effect or is refused, for every
 // way to get a device.
 func TestEveryKeyHasAnEffect(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long, and in one goroutine")
+	}
 	if nstest.Outside(t) {
 		return
 	}

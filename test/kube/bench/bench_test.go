@@ -24,14 +24,19 @@ import (
 )
 
 const (
-	// removals is the number of removals, enough for a 99th percentile below the maximum.
-	removals         = 120
 	objects          = 100
 	updatesPerMinute = 2000
 	settleWithin     = 2 * time.Minute
 )
 
-var span = flag.Duration("span", time.Minute, "how long each rest and each series of updates is measured")
+var (
+	span = flag.Duration("span", time.Minute, "how long each rest and each series of updates is measured")
+	// 120 are enough for a 99th percentile below the maximum.
+	rounds = flag.Int("rounds", 120, "how often each change is measured; a start is a quarter as often, once at least")
+)
+
+// starts is the number of restarts of each program, and of takeovers.
+func starts() int { return max(1, *rounds/4) }
 
 type line struct{ what, figure, target string }
 
@@ -60,7 +65,7 @@ func TestRemovalToPlaceholder(t *testing.T) {
 	e := n.Attach(t, 1)
 	n.StartDaemon(t, "--restart=none", "--podresources-socket=")
 	var took []time.Duration
-	for range removals {
+	for range *rounds {
 		c.CreateNodeENI(t, declared("dataplane", "intel.com/bench", []v1alpha1.ENIAttachment{n.Attachment(e)}))
 		cluster.Eventually(t, "advertised", settleWithin, func() error { return configHas(n, "sriov_placeholder", false) })
 		begin := time.Now()
@@ -158,7 +163,7 @@ func mega(bytes int64) float64              { return float64(bytes) / 1e6 }
 func percent(cpu, of time.Duration) float64 { return 100 * float64(cpu) / float64(of) }
 
 func idle(t *testing.T, c *cluster.Cluster, d *cluster.Daemon, scale string, attachments int) {
-	wait(t, 10*time.Second)
+	wait(t, min(10*time.Second, *span))
 	requests, cpu, begin := len(c.DaemonRequests(t)), d.CPU(t), time.Now()
 	wait(t, *span)
 	target := ""

@@ -27,8 +27,6 @@ const (
 	resource = "intel.com/bench"
 	// many is a number of devices that have a resource each.
 	many = 10
-	// starts is the number of restarts of each program, and of takeovers.
-	starts = 30
 	// lookEvery is the time between two looks at the kubelet.
 	lookEvery  = 250 * time.Microsecond
 	offerLabel = "networking.k8s.aws/offer"
@@ -115,7 +113,7 @@ func TestOffered(t *testing.T) {
 	k := startKubelet(t)
 	d := n.StartDaemon(t, k.flags("deviceplugin")...)
 	var added, removed, daemon, restarted []time.Duration
-	for range removals {
+	for range *rounds {
 		c.CreateNodeENI(t, nodeENI)
 		added = append(added, k.await(t, 1))
 		wait(t, 200*time.Millisecond) // no Sync is under way
@@ -126,7 +124,7 @@ func TestOffered(t *testing.T) {
 	}
 	c.CreateNodeENI(t, nodeENI)
 	k.await(t, 1)
-	for range starts {
+	for range starts() {
 		wait(t, 200*time.Millisecond)
 		d.Kill9()
 		k.await(t, 0)
@@ -160,11 +158,11 @@ func TestTakeover(t *testing.T) {
 			n := c.NewNode(t, "node-1", nil)
 			declareMany(t, c, n, count)
 			var gaps []time.Duration
-			for range starts {
+			for range starts() {
 				gaps = append(gaps, takeover(t, c, n, count))
 			}
 			slices.Sort(gaps)
-			note(fmt.Sprintf("takeover, the longest gap of %d resources: median of %d", count, starts), "", "%v", at(gaps, 0.50))
+			note(fmt.Sprintf("takeover, the longest gap of %d resources: median of %d", count, starts()), "", "%v", at(gaps, 0.50))
 			note(fmt.Sprintf("takeover, the longest gap of %d resources: maximum", count), "≤ 20 ms", "%v", at(gaps, 1))
 		})
 	}

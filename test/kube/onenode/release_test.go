@@ -110,7 +110,7 @@ func TestRelease(t *testing.T) {
 		"LICENSE", "RELEASE_NOTES.md", "THIRD_PARTY_NOTICES", "install.yaml", filepath.Base(r.chart()), "multi-eni-cni_" + r.version + "_image.tar",
 		"eni-ipam_" + r.version + ".cdx.json", "multi-eni_" + r.version + ".cdx.json", "multi-enid_" + r.version + ".cdx.json",
 	}
-	for arch, machine := range map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64} {
+	for arch, machine := range builtFor(t) {
 		name := "multi-eni-cni_" + r.version + "_linux_" + arch + ".tar.gz"
 		want = append(want, name)
 		r.checkPrograms(name, machine, arch == runtime.GOARCH)
