@@ -263,11 +263,12 @@ $(BIN)/tools/ec2-metadata-mock $(GOTESTSUM) $(GREMLINS) $(SBOM) $(BIN)/tools/kus
 	@touch $@
 	@$(GIVEBACK)
 
-# Without the flags it takes itself for a client of Kubernetes 1.20.
+# Helm is in the module of the Kubernetes programs, whose packages it shares: there they are compiled once. Without the flags it takes
+# itself for a client of Kubernetes 1.20.
 CHARTUTIL := helm.sh/helm/v3/pkg/chartutil
-$(BIN)/tools/helm: $(PINNED)
+$(BIN)/tools/helm: test/kube/binaries/go.mod test/kube/binaries/go.sum
 	@mkdir -p $(@D)
-	$(call gobuild,-C test/tools) -ldflags '-s -w -X $(CHARTUTIL).k8sVersionMajor=1 -X $(CHARTUTIL).k8sVersionMinor=36' -o $(HERE)/$@ $(call pinned,.*/helm)
+	$(call gobuild,-C test/kube/binaries) -ldflags '-s -w -X $(CHARTUTIL).k8sVersionMajor=1 -X $(CHARTUTIL).k8sVersionMinor=36' -o $(HERE)/$@ helm.sh/helm/v3/cmd/helm
 	@touch $@
 
 # Its main package is called cmd; its manifests lie beside the sources.
