@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -115,28 +114,12 @@ func same(want, got []string) error {
 func untilSync(t *testing.T, n *cluster.Node) {
 	t.Helper()
 	cluster.Eventually(t, "ready", 30*time.Second, func() error {
-		if code, body, err := get(t, "readyz"); err != nil || code != http.StatusOK {
+		if code, body, err := cluster.DaemonGet(t, "readyz"); err != nil || code != http.StatusOK {
 			return fmt.Errorf("readyz: %d %s %w", code, body, err)
 		}
 		_, err := n.Inventory()
 		return err
 	})
-}
-
-func get(t *testing.T, path string) (int, string, error) {
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:9616/"+path, http.NoBody)
-	if err != nil {
-		return 0, "", err
-	}
-	resp, err := (&http.Client{Timeout: 5 * time.Second}).Do(req)
-	if err != nil {
-		return 0, "", err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	return resp.StatusCode, string(body), err
 }
 
 func TestEvents(t *testing.T) {
@@ -231,7 +214,7 @@ func TestOperations(t *testing.T) {
 	declare(t, c, n, "a", e)
 	untilSaid(t, n, "a ready")
 	untilSync(t, n)
-	_, metrics, err := get(t, "metrics")
+	_, metrics, err := cluster.DaemonGet(t, "metrics")
 	cluster.Must(t, err)
 	for _, want := range []string{`multi_eni_devices{phase="ready"} 1`, "multi_eni_api_reachable 1", "multi_eni_config_current 1",
 		"multi_eni_events_dropped_total 0"} {
@@ -241,14 +224,14 @@ func TestOperations(t *testing.T) {
 	}
 	c.Proxy.Set(t, cluster.Refuse)
 	cluster.Eventually(t, "API fault in the metrics", 30*time.Second, func() error {
-		_, body, err := get(t, "metrics")
+		_, body, err := cluster.DaemonGet(t, "metrics")
 		if err == nil && !strings.Contains(body, `multi_eni_api_fault{reason="Unreachable"} 1`) {
 			err = errors.New("no fault")
 		}
 		return err
 	})
 	for _, probe := range []string{"healthz", "readyz"} {
-		if code, body, err := get(t, probe); err != nil || code != http.StatusOK {
+		if code, body, err := cluster.DaemonGet(t, probe); err != nil || code != http.StatusOK {
 			t.Errorf("%s without an API server: %d %q, %v; want it well, its pods are", probe, code, body, err)
 		}
 	}

@@ -2,8 +2,11 @@ package cluster
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -132,6 +135,25 @@ func (d *Daemon) raw() []byte {
 		return []byte(err.Error())
 	}
 	return data
+}
+
+// DaemonGet asks the running daemon for a path of its default address, such as "metrics" or "readyz". It returns the status code and the body, or an error
+// where nothing answers.
+func DaemonGet(t testing.TB, path string) (int, string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:9616/"+path, http.NoBody)
+	if err != nil {
+		return 0, "", err
+	}
+	resp, err := (&http.Client{Timeout: 5 * time.Second}).Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(body), err
 }
 
 // RSS is the daemon's resident set, in bytes (proc_pid_status(5), VmRSS).

@@ -1,13 +1,11 @@
-package apiserver
+package outages
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 )
 
@@ -50,7 +48,7 @@ func cutUntilLost(t *testing.T, s *scene) {
 	t.Helper()
 	var last time.Time
 	cluster.Eventually(t, "a request answered 401", recovery, func() error {
-		_, metrics, err := get(t, "metrics")
+		_, metrics, err := cluster.DaemonGet(t, "metrics")
 		if err == nil && strings.Contains(metrics, `multi_eni_api_fault{reason="Unauthorized"} 1`) {
 			return nil
 		}
@@ -126,7 +124,10 @@ func TestCRDGoneAndBack(t *testing.T) {
 
 func TestStateCRDGoneAndBack(t *testing.T) {
 	s := stage(t, 1)
-	untilState(t, s.Cluster, s.node.Name, func(v1alpha1.ENINodeStateStatus) bool { return true })
+	cluster.Eventually(t, "ENINodeState", soon, func() error {
+		_, err := s.NodeState(t, s.node.Name)
+		return err
+	})
 	s.DeleteCRD(t, "eninodestates")
 	s.unchanged(t, "without the CRD", calm, s.enis...)
 	s.InstallCRDs(t)
@@ -158,35 +159,5 @@ func TestAtRest(t *testing.T) {
 		if open[resource] != 1 {
 			t.Errorf("%d open watches of %s, want one", open[resource], resource)
 		}
-	}
-}
-
-// TestDaemonBeforeTheCRDs: a daemon that starts before the CRDs says so once, removes nothing, and then begins.
-func TestDaemonBeforeTheCRDs(t *testing.T) {
-	c := cluster.Start(t)
-	for _, plural := range []string{"nodeenis", "eninodestates"} {
-		c.DeleteCRD(t, plural)
-	}
-	n := c.NewNode(t, "node-1", nil)
-	e := n.Attach(t, 1)
-	d := n.StartDaemon(t, unmanaged()...)
-	untilSaid(t, n, " NodeENIsUnreadable")
-	c.InstallCRDs(t)
-	declare(t, c, n, "a", e)
-	cluster.Eventually(t, "ready", recovery, func() error {
-		got, err := said(n)
-		if err == nil && !slices.Equal(got, []string{"a ready"}) {
-			err = fmt.Errorf("inventory says %q", got)
-		}
-		return err
-	})
-	cluster.Eventually(t, "ENINodeState", recovery, func() error {
-		_, err := c.NodeState(t, n.Name)
-		return err
-	})
-	for message, want := range map[string]int{
-		"API server cannot be followed, what it said last still holds": 1, "API server is followed again": 1,
-	} {
-		cluster.Eventually(t, message, recovery, func() error { return lines(t, d, message, want) })
 	}
 }
