@@ -71,6 +71,9 @@ export GOFLAGS     := $(strip $(filter-out -trimpath,$(or $(GOFLAGS),$(shell $(g
 # AT_ONCE is how many packages are tested at once: more than there are processors, since the longest tests mostly wait.
 AT_ONCE = $(shell echo $$(( $$(nproc 2>/dev/null || echo 2) * 3 / 2 )))
 
+# FIRST are the packages whose tests take longest: begun last, they would run alone at the end.
+FIRST := ./daemon/internal/reconcile ./plugins/internal/attach ./daemon/internal/addresses ./daemon/internal/controller
+
 # gotestsum prints each package as soon as it ends; go test alone would hold back all packages after a slow one. With -v it
 # shows every test. Its own flags come first, then go test's.
 tests = $(GOTESTSUM) --format $(if $(filter -v -test.v,$(TESTFLAGS)),standard-verbose,pkgname) --format-hide-empty-pkg --raw-command -- $(go) $(1) test -json
@@ -139,27 +142,27 @@ bench-story: prereq-bench kube-tools
 test: prereq-test build tools $(GOTESTSUM) ## Run every test that needs no extra machine (5 min; the first time 8 min)
 	@echo 'Compiling the tests: at first a few minutes without output. Then each package is told as it ends.'
 	$(go) vet ./...
-	$(call tests) -p $(AT_ONCE) $(TESTFLAGS) ./...
+	$(call tests) -p $(AT_ONCE) $(TESTFLAGS) $(FIRST) ./...
 
 # The packages without input and output, and without goroutines: no race is possible. Their tests are long under the detector.
 PURE := daemon/internal/backoff daemon/internal/inventory daemon/internal/lifecycle daemon/internal/pcidp daemon/internal/slots \
   pkg/device plugins/internal/lease plugins/internal/netconf
-raced = $$($(go) list ./pkg/... ./plugins/... ./daemon/... | grep -v $(foreach package,$(PURE),-e '/$(package)$$'))
+raced = $$($(go) list $(FIRST) ./pkg/... ./plugins/... ./daemon/... | grep -v $(foreach package,$(PURE),-e '/$(package)$$'))
 
 .PHONY: race
 race: prereq-race build tools $(GOTESTSUM) ## Run the tests of the product code under the race detector, but of pure packages (8 min)
 	CGO_ENABLED=1 $(call tests) -race -vet=off -p $(AT_ONCE) $(TESTFLAGS) $(raced)
 
 # The same flags as for the Kubernetes programs, so that common packages are compiled once. Each package has a control plane
-# and namespaces of its own. Two processors carry two at a time, since most tests wait.
+# and namespaces of its own. The two longest are begun first.
 .PHONY: test-kube
 test-kube: prereq-test-kube kube-tools $(GOTESTSUM) ## Test against a real kube-apiserver and a real kubelet (15 min; the first time 20 min)
 	$(go) -C test/kube vet ./...
-	$(call tests,-C test/kube) -p $(AT_ONCE) -timeout 40m $(TESTFLAGS) ./...
+	$(call tests,-C test/kube) -p $(AT_ONCE) -timeout 40m $(TESTFLAGS) ./onenode ./outages ./...
 
 # Programs on the node of these tests besides Kubernetes and the product. next/ is another version of the product, to upgrade to.
 .PHONY: kube-tools
-kube-tools: build tools $(KUBE)/.built $(KUBE)/whereabouts/.built $(BIN)/tools/helm
+kube-tools: build tools $(KUBE)/.built $(KUBE)/whereabouts/.built
 	@if command -v buildah >/dev/null; then $(MAKE) --no-print-directory trial-release; else rm -f $(BIN)/image.tar; fi
 	$(call gobuild,-C test/kube) -o $(HERE)/$(KUBE)/pause ./pause
 	$(call gobuild,-C test/kube/binaries) -ldflags '-s -w' -o $(HERE)/$(KUBE)/devicemanager ./devicemanager
@@ -263,14 +266,6 @@ $(BIN)/tools/ec2-metadata-mock $(GOTESTSUM) $(GREMLINS) $(SBOM) $(BIN)/tools/kus
 	@touch $@
 	@$(GIVEBACK)
 
-# Helm is in the module of the Kubernetes programs, whose packages it shares: there they are compiled once. Without the flags it takes
-# itself for a client of Kubernetes 1.20.
-CHARTUTIL := helm.sh/helm/v3/pkg/chartutil
-$(BIN)/tools/helm: test/kube/binaries/go.mod test/kube/binaries/go.sum
-	@mkdir -p $(@D)
-	$(call gobuild,-C test/kube/binaries) -ldflags '-s -w -X $(CHARTUTIL).k8sVersionMajor=1 -X $(CHARTUTIL).k8sVersionMinor=36' -o $(HERE)/$@ helm.sh/helm/v3/cmd/helm
-	@touch $@
-
 # Its main package is called cmd; its manifests lie beside the sources.
 WHEREABOUTS := github.com/k8snetworkplumbingwg/whereabouts
 $(KUBE)/whereabouts/.built: $(PINNED)
@@ -280,15 +275,17 @@ $(KUBE)/whereabouts/.built: $(PINNED)
 	@chmod u+w $(@D)/crds/* && touch $@
 	@$(GIVEBACK)
 
-# The programs are the `tool` block of test/kube/binaries/go.mod; etcd's main package has no name of its own. They tell
-# the version in that file, as a client expects, and have no symbol table: it would double them.
+# The programs are the `tool` block of test/kube/binaries/go.mod: Kubernetes, etcd, whose main package is called server, and Helm. One command
+# compiles common packages once, and links side by side. They tell the version in that file, as a client expects, and have no symbol table: it
+# would double them. Without its two flags Helm takes itself for a client of Kubernetes 1.20.
+CHARTUTIL := helm.sh/helm/v3/pkg/chartutil
 $(KUBE)/.built: test/kube/binaries/go.mod test/kube/binaries/go.sum
 	@mkdir -p $(KUBE)
 	@echo 'Compiling Kubernetes: at first five minutes without output.'
 	version=$$($(go) -C test/kube/binaries list -m -f '{{.Version}}' k8s.io/kubernetes); \
-	flags="-s -w -X k8s.io/component-base/version.gitVersion=$$version"; set -x; \
-	$(call gobuild,-C test/kube/binaries) -ldflags "$$flags" -o $(HERE)/$(KUBE)/etcd go.etcd.io/etcd/server/v3; \
-	$(call gobuild,-C test/kube/binaries) -ldflags "$$flags" -o $(HERE)/$(KUBE)/ $$($(go) -C test/kube/binaries list tool | grep ^k8s.io/)
+	$(call gobuild,-C test/kube/binaries) -o $(HERE)/$(KUBE)/ -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$version \
+	  -X $(CHARTUTIL).k8sVersionMajor=1 -X $(CHARTUTIL).k8sVersionMinor=$$(echo "$$version" | cut -d. -f2)" tool
+	@mv $(KUBE)/server $(KUBE)/etcd
 	@touch $@
 	@$(GIVEBACK)
 

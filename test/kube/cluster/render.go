@@ -72,7 +72,7 @@ func HelmWarnings(t testing.TB, args ...string) (string, error) {
 
 func helm(t testing.TB, args []string) (out, said string, err error) {
 	t.Helper()
-	program, err := nstest.Binary("tools/helm")
+	program, err := nstest.Binary("kube/helm")
 	if err != nil {
 		Unavailable(t, err.Error())
 	}

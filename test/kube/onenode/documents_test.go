@@ -106,7 +106,7 @@ func followLocal(t *testing.T) {
 func (s *stage) newDocumentReader(programs map[string]string) *reader {
 	s.Helper()
 	all := map[string]string{}
-	for name, path := range map[string]string{"kubectl": "kube/kubectl", "helm": "tools/helm"} {
+	for name, path := range map[string]string{"kubectl": "kube/kubectl", "helm": "kube/helm"} {
 		program, err := nstest.Binary(path)
 		s.must(err)
 		all[name] = program

@@ -44,7 +44,7 @@ func newMigration(r *region) *migration {
 	cluster.Must(r, err)
 	cluster.Must(r, os.Symlink(filepath.Join(repo, "deploy"), filepath.Join(m.dir, "deploy")))
 	var programs []string
-	for _, name := range []string{"kube/kubectl", "tools/helm", "multi-enid", "kubectl-multi_eni"} {
+	for _, name := range []string{"kube/kubectl", "kube/helm", "multi-enid", "kubectl-multi_eni"} {
 		program, err := nstest.Binary(name)
 		if err != nil {
 			cluster.Unavailable(r, err.Error())
