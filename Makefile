@@ -75,8 +75,8 @@ AT_ONCE = $(shell echo $$(( $$(nproc 2>/dev/null || echo 2) * 3 / 2 )))
 FIRST := ./daemon/internal/reconcile ./plugins/internal/attach ./daemon/internal/addresses ./daemon/internal/controller
 
 # gotestsum prints each package as soon as it ends; go test alone would hold back all packages after a slow one. With -v it
-# shows every test. Its own flags come first, then go test's.
-tests = $(GOTESTSUM) --format $(if $(filter -v -test.v,$(TESTFLAGS)),standard-verbose,pkgname) --format-hide-empty-pkg --raw-command -- $(go) $(1) test -json
+# shows every test. Its own flags come first, then go test's. -vet=off: each lane runs all of go vet before, but race, whose code test has vetted.
+tests = $(GOTESTSUM) --format $(if $(filter -v -test.v,$(TESTFLAGS)),standard-verbose,pkgname) --format-hide-empty-pkg --raw-command -- $(go) $(1) test -json -vet=off
 
 ##@ Use
 .PHONY: help
@@ -151,7 +151,7 @@ raced = $$($(go) list $(FIRST) ./pkg/... ./plugins/... ./daemon/... | grep -v $(
 
 .PHONY: race
 race: prereq-race build tools $(GOTESTSUM) ## Run the tests of the product code under the race detector, but of pure packages (8 min)
-	CGO_ENABLED=1 $(call tests) -race -vet=off -p $(AT_ONCE) $(TESTFLAGS) $(raced)
+	CGO_ENABLED=1 $(call tests) -race -p $(AT_ONCE) $(TESTFLAGS) $(raced)
 
 # The same flags as for the Kubernetes programs, so that common packages are compiled once. Each package has a control plane
 # and namespaces of its own. The two longest are begun first.

@@ -68,7 +68,7 @@ func Start(t testing.TB) *Cluster {
 	}
 	shared.Do(func() {
 		var dir string
-		if dir, shared.remove, shared.err = WorkFolder(""); shared.err == nil {
+		if dir, shared.remove, shared.err = WorkFolder(os.Getenv(partEnv)); shared.err == nil {
 			shared.plane, shared.err = start(context.Background(), dir) // outlives the test
 		}
 	})

@@ -8,12 +8,19 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -23,6 +30,8 @@ import (
 
 const (
 	insideEnv = "MULTI_ENI_CLUSTER_INSIDE"
+	// partEnv names the part of the tests that this process runs: see InParts.
+	partEnv = "MULTI_ENI_CLUSTER_PART"
 	// unavailableEnv has the reason why there can be no cluster, for Available.
 	unavailableEnv = "MULTI_ENI_KUBE_UNAVAILABLE"
 	// LogsEnv names a folder that keeps the logs of the control plane.
@@ -30,12 +39,17 @@ const (
 )
 
 // Main runs a test binary's tests in namespaces of their own, and returns the exit status. Where that is
-// impossible, each test that calls Start is skipped with the reason; with CI=true it fails.
-func Main(m *testing.M) int {
+// impossible, each test that calls Start is skipped with the reason; with CI=true it fails. apart is for InParts.
+func Main(m *testing.M, apart ...string) int {
 	if os.Getenv(insideEnv) != "" {
 		return inside(m)
 	}
-	return Outside(m, outside)
+	return Outside(m, func() error {
+		if _, err := programs(); err != nil {
+			return err
+		}
+		return InParts(outside, apart...)
+	})
 }
 
 // Outside returns the exit status of again, which runs this test binary once more in namespaces. Where
@@ -61,13 +75,42 @@ func Available(t testing.TB) {
 	}
 }
 
-func outside() error {
-	if _, err := programs(); err != nil {
-		return err
+// InParts calls run for all tests, or at the same time for each part of them, since most of their time is waiting. Part "1" has the tests whose
+// names match apart[0], part "2" has the tests of apart[1], and so on; part "" has all others. No name may match twice. If the command line chooses
+// among the tests, there is one part. args are further flags for the test binary. Part "" writes to stdout at once, and the others' output follows.
+func InParts(run func(part string, out io.Writer, args ...string) error, apart ...string) error {
+	if len(apart) == 0 || selected() {
+		return run("", os.Stdout)
 	}
-	cmd := nstest.Command(context.Background(), "/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), insideEnv+"=1")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	outputs, errs := make([]bytes.Buffer, len(apart)), make([]error, len(apart)+1)
+	var parts sync.WaitGroup
+	for i, tests := range apart {
+		parts.Go(func() { errs[i] = run(strconv.Itoa(i+1), &outputs[i], "-test.run="+tests) })
+	}
+	errs[len(apart)] = run("", os.Stdout, "-test.skip="+strings.Join(apart, "|"))
+	parts.Wait()
+	for i := range outputs {
+		_, err := outputs[i].WriteTo(os.Stdout)
+		errs[i] = errors.Join(errs[i], err)
+	}
+	return errors.Join(errs...)
+}
+
+// selected says whether the command line chooses among the tests.
+func selected() bool {
+	flag.Parse()
+	return slices.ContainsFunc([]string{"run", "skip", "list", "bench", "fuzz"}, func(name string) bool {
+		return flag.Lookup("test."+name).Value.String() != ""
+	})
+}
+
+func outside(part string, out io.Writer, args ...string) error {
+	cmd := nstest.Command(context.Background(), "/proc/self/exe", slices.Concat(os.Args[1:], args)...)
+	cmd.Env = append(os.Environ(), insideEnv+"=1", partEnv+"="+part)
+	cmd.Stdout, cmd.Stderr = out, out
+	if out == io.Writer(os.Stdout) {
+		cmd.Stderr = os.Stderr
+	}
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	err := cmd.Run()
 	if denied := nstest.Denied(err); denied != nil {

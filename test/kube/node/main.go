@@ -4,14 +4,12 @@
 // It needs root, containerd and runc. A test binary runs once more in mount, network and pid namespaces of its own,
 // with its own /run and /var/lib. The machine itself gets only a cgroup, which the test removes. Its TestMain is
 //
-//	func TestMain(m *testing.M) { os.Exit(node.Main(m, "")) }
+//	func TestMain(m *testing.M) { os.Exit(node.Main(m)) }
 package node
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -34,37 +32,16 @@ const (
 
 // Main runs a test binary's tests in namespaces of their own, and returns the exit status. Where that is
 // impossible, each test that calls Start is skipped with the reason; with CI=true it fails.
-//
-// When all tests run, those whose names match apart run on another node at the same time, and their output comes last:
-// most of their time is waiting. "" is for none.
-func Main(m *testing.M, apart string) int {
+// apart is for cluster.InParts: each part has a node of its own.
+func Main(m *testing.M, apart ...string) int {
 	if dir := os.Getenv(insideEnv); dir != "" {
 		return inside(m, dir)
 	}
-	return cluster.Outside(m, func() error { return outside(apart) })
-}
-
-func outside(apart string) error {
-	if err := wanted(); err != nil {
-		return err
-	}
-	if apart == "" || selected() {
-		return runPart("", os.Stdout)
-	}
-	var later bytes.Buffer
-	ended := make(chan error, 1)
-	go func() { ended <- runPart("apart", &later, "-test.run="+apart) }()
-	err := runPart("", os.Stdout, "-test.skip="+apart)
-	err = errors.Join(err, <-ended)
-	_, writeErr := later.WriteTo(os.Stdout)
-	return errors.Join(err, writeErr)
-}
-
-// selected says whether the command line chooses among the tests.
-func selected() bool {
-	flag.Parse()
-	return slices.ContainsFunc([]string{"run", "skip", "list", "bench", "fuzz"}, func(name string) bool {
-		return flag.Lookup("test."+name).Value.String() != ""
+	return cluster.Outside(m, func() error {
+		if err := wanted(); err != nil {
+			return err
+		}
+		return cluster.InParts(runPart, apart...)
 	})
 }
 

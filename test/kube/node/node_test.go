@@ -14,7 +14,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/kube/node"
 )
 
-func TestMain(m *testing.M) { os.Exit(node.Main(m, "")) }
+func TestMain(m *testing.M) { os.Exit(node.Main(m)) }
 
 const podTimeout = 2 * time.Minute
 

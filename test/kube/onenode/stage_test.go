@@ -36,7 +36,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(node.Main(m, "^TestOffer"))
+	os.Exit(node.Main(m, "^TestOfferTakeover$", "^TestOffer[^T]", "^Test(SharedENI|Story|Upgrade)"))
 }
 
 const (
