@@ -150,13 +150,13 @@ PURE := daemon/internal/backoff daemon/internal/inventory daemon/internal/lifecy
 raced = $$($(go) list $(FIRST) ./pkg/... ./plugins/... ./daemon/... | grep -v $(foreach package,$(PURE),-e '/$(package)$$'))
 
 .PHONY: race
-race: prereq-race build tools $(GOTESTSUM) ## Run the tests of the product code under the race detector, but of pure packages (8 min)
+race: prereq-race build tools $(GOTESTSUM) ## Run the tests of the product code under the race detector, but of pure packages (6 min; the first time 9 min)
 	CGO_ENABLED=1 $(call tests) -race -p $(AT_ONCE) $(TESTFLAGS) $(raced)
 
 # The same flags as for the Kubernetes programs, so that common packages are compiled once. Each package has a control plane
 # and namespaces of its own. The two longest are begun first.
 .PHONY: test-kube
-test-kube: prereq-test-kube kube-tools $(GOTESTSUM) ## Test against a real kube-apiserver and a real kubelet (15 min; the first time 20 min)
+test-kube: prereq-test-kube kube-tools $(GOTESTSUM) ## Test against a real kube-apiserver and a real kubelet (8 min; the first time 15 min)
 	$(go) -C test/kube vet ./...
 	$(call tests,-C test/kube) -p $(AT_ONCE) -timeout 40m $(TESTFLAGS) ./onenode ./outages ./...
 
