@@ -19,7 +19,7 @@ type rule struct {
 
 func rules() []rule {
 	return slices.Concat(importRules(), sourceRules(), layerRules(), textRules(), docRules(), sentenceRules(), proseRules(),
-		commentRules(), configRules(), forgeRules(), raceRules(), diagramRules(), architectureRules(), wordRules())
+		commentRules(), configRules(), forgeRules(), raceRules(), versionRules(), diagramRules(), architectureRules(), wordRules())
 }
 
 func TestRules(t *testing.T) {
