@@ -203,15 +203,22 @@ func (r *region) applyPolicies(controller, daemon *rest.Config) {
 	})
 }
 
+// amidCreate starts two replicas, declares an ENI, and returns when EC2 has made it and the leader a waits for the answer. The other one is b.
+func (r *region) amidCreate() (a, b *replica, answer *held) {
+	r.Helper()
+	a = r.start("a")
+	r.awaitLeader(a)
+	b = r.start("b")
+	answer = a.holdNext("CreateNetworkInterface")
+	r.declareENI()
+	wait(r.T, answer.done)
+	return a, b, answer
+}
+
 // TestControllerKilled: the leader dies between Create and its answer. The other finishes its work: there is one ENI.
 func TestControllerKilled(t *testing.T) {
 	r := newRegion(t)
-	a := r.start("a")
-	r.awaitLeader(a)
-	b := r.start("b")
-	held := a.holdNext("CreateNetworkInterface")
-	r.declareENI()
-	wait(t, held.done)
+	a, b, _ := r.amidCreate()
 	a.proc.Kill()
 	killed := time.Now()
 	e := r.awaitEntry("an attached entry", attached)
@@ -239,14 +246,9 @@ func (r *region) one(e v1alpha1.AttachmentEntry) {
 // TestControllerFrozen: the leader freezes with an answer under way, and thaws when another leads. It changes nothing any more.
 func TestControllerFrozen(t *testing.T) {
 	r := newRegion(t)
-	a := r.start("a")
-	r.awaitLeader(a)
-	b := r.start("b")
-	held := a.holdNext("CreateNetworkInterface")
-	r.declareENI()
-	wait(t, held.done)
+	a, b, answer := r.amidCreate()
 	cluster.Must(t, a.proc.Signal(syscall.SIGSTOP))
-	close(held.let) // it waits in the socket
+	close(answer.let) // it waits in the socket
 	frozen, said := time.Now(), len(a.log())
 	r.awaitLeader(b)
 	e := r.awaitEntry("an attached entry", attached)
