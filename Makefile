@@ -183,9 +183,9 @@ test-hostnet: go-version ## Test beside real network managers: systemd-networkd,
 	@$(GIVEBACK)
 
 .PHONY: test-hardware
-test-hardware: hardware-tools ## Test on a machine with real PCI NICs, SR-IOV and vfio-pci (QEMU) (5 min)
+test-hardware: hardware-tools $(GOTESTSUM) ## Test on a machine with real PCI NICs, SR-IOV and vfio-pci (QEMU) (5 min)
 	$(go) -C test/hardware vet ./...
-	@GO=$(go) test/hardware/run $(TESTFLAGS)
+	@GO=$(go) GOTESTSUM=$(GOTESTSUM) test/hardware/run $(TESTFLAGS)
 
 .PHONY: bench-hardware
 bench-hardware: hardware-tools ## Measure plugin and daemon on real PCI devices, against host-device (10 min)
