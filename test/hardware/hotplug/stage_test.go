@@ -110,6 +110,8 @@ func (a *arrivals) of(t testing.TB, mac device.MAC) time.Time {
 	return at
 }
 
+const vfio = "vfio-pci"
+
 type kind int
 
 const (
@@ -118,16 +120,24 @@ const (
 	dpdk       kind = 3
 )
 
-// declare writes the manifest of a NodeENI for an ENI, named by its status or by device index and subnet.
-func declare(t testing.TB, name string, e guest.ENI, k kind, byStatus bool) {
-	t.Helper()
-	spec := v1alpha1.NodeENISpec{SubnetID: guest.CloudSubnet.String(), DeviceIndex: e.Index}
+// resource is the name under which an ENI of that index is advertised, "" if it is not.
+func (k kind) resource(index int) device.ResourceName {
 	switch k {
 	case kernel:
 	case advertised:
-		spec.DPDKResourceName = fmt.Sprintf("intel.com/storm_%d", e.Index)
+		return device.ResourceName(fmt.Sprintf("intel.com/storm_%d", index))
 	case dpdk:
-		spec.EnableDPDK, spec.DPDKDriver, spec.DPDKResourceName = true, "vfio-pci", "intel.com/storm_dpdk"
+		return "intel.com/storm_dpdk"
+	}
+	return ""
+}
+
+// declare writes the manifest of a NodeENI for an ENI, named by its status or by device index and subnet.
+func declare(t testing.TB, name string, e guest.ENI, k kind, byStatus bool) {
+	t.Helper()
+	spec := v1alpha1.NodeENISpec{SubnetID: guest.CloudSubnet.String(), DeviceIndex: e.Index, DPDKResourceName: k.resource(e.Index).String()}
+	if k == dpdk {
+		spec.EnableDPDK, spec.DPDKDriver = true, vfio
 	}
 	var attached []v1alpha1.ENIAttachment
 	if byStatus {
