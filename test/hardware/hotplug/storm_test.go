@@ -22,7 +22,10 @@ const (
 	stormSlots = 6
 	// stormRounds is how often an ENI is attached and detached, over all slots.
 	stormRounds = 200
-	// readySoon covers several starts of the daemon, which dies every few seconds.
+	// longer is added to every third life of the daemon: while the config keeps changing, the restart of the device plugin, and with it
+	// the release of a device, comes up to 10 s after a start.
+	longer = 12 * time.Second
+	// readySoon covers several lives.
 	readySoon = 90 * time.Second
 )
 
@@ -90,12 +93,16 @@ func (st *storm) leave() {
 
 func (st *storm) killDaemon(t *testing.T, rng *rand.Rand) {
 	for {
+		life := 4*time.Second + time.Duration(rng.Int64N(int64(8*time.Second)))
+		if st.deaths.Load()%3 == 2 {
+			life += longer
+		}
 		select {
 		case <-st.ended:
 			return
 		case <-t.Context().Done():
 			return
-		case <-time.After(4*time.Second + time.Duration(rng.Int64N(int64(8*time.Second)))):
+		case <-time.After(life):
 		}
 		st.deaths.Add(1)
 		st.daemon.Kill()
