@@ -33,6 +33,7 @@ type api struct {
 	states  map[string]*stateObject
 	views   []*view
 	rival   *fleet.Rival
+	denied  bool // whoever asks for rival may not
 	events  []fleet.Event
 	// writes counts the successful writes of controllers, by kind.
 	writes map[string]int
@@ -115,6 +116,13 @@ func (a *api) setRival(r *fleet.Rival) {
 	a.rival = r
 }
 
+// denyRival takes the right to list Leases, or gives it back.
+func (a *api) denyRival(denied bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.denied = denied
+}
+
 // setNode makes a Node, or changes it.
 func (a *api) setNode(name string, edit func(*fleet.Node)) {
 	a.mu.Lock()
@@ -169,6 +177,15 @@ func (a *api) putState(o *stateObject) {
 	o.Version = a.stamp()
 	a.states[o.Name] = o
 	a.tell("State", o.Name, a.version)
+}
+
+// deleteState deletes an ENINodeState, as a person may.
+func (a *api) deleteState(node string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.states, node)
+	a.stamp()
+	a.tell("State", node, a.version)
 }
 
 func (a *api) state(node string) *fleet.State {

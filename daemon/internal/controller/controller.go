@@ -15,16 +15,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/tally"
 )
 
-// Sweep says how to treat ENIs that belong to no slot.
-type Sweep = outside.Sweep
-
-// The values of --leak-sweep.
-const (
-	SweepDelete = outside.SweepDelete
-	SweepReport = outside.SweepReport
-	SweepOff    = outside.SweepOff
-)
-
 // Options configure a controller. All are needed but the durations and AdoptPublic.
 type Options struct {
 	EC2     outside.EC2
@@ -35,7 +25,7 @@ type Options struct {
 
 	// ForceDetachAfter is --force-detach-after; 0 is never.
 	ForceDetachAfter time.Duration
-	LeakSweep        Sweep
+	LeakSweep        outside.Sweep
 	// AdoptPublic takes the public controller's ENIs over.
 	AdoptPublic bool
 }
@@ -67,7 +57,7 @@ func Lead(ctx context.Context, o Options) {
 		l.writes.Wait()
 		o.Tally.End()
 	}()
-	if l.begin() {
-		l.run()
+	if l.begin() { //nolint:contextcheck // the loop has it
+		l.run() //nolint:contextcheck // the loop has it
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/once"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/outside"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/pace"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/parking"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/queue"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/told"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
@@ -42,6 +43,14 @@ type decl struct {
 type nodeENI = v1alpha1.NodeENI
 
 func (d *decl) hasFinalizer() bool { return slices.Contains(d.object.Is.Finalizers, fleet.Finalizer) }
+
+// parking says which ENIs of the NodeENI outlive their instances.
+func (l *loop) parking(d *decl) parking.Rule {
+	if d.object.Deleting {
+		return parking.Rule{}
+	}
+	return parking.Of(d.object.Is, d.object.Known && d.object.Fault == "", l.catalog.Known())
+}
 
 // readDecl takes a NodeENI from the cluster, and marks the nodes that it concerns.
 func (l *loop) readDecl(name string) {
@@ -106,7 +115,13 @@ func (l *loop) declared(e slots.NodeENI) *decl {
 // lookAtDecl looks at a NodeENI as a whole: at its status, and at the end of its finalizer.
 func (l *loop) lookAtDecl(name string) {
 	d := l.decls[name]
-	if d == nil || d.busy || l.paused() {
+	if d == nil {
+		return
+	}
+	if d.object.Fault == "" && l.parking(d).Unsure { // perhaps no Node wants the answer, but ENIs of earlier ones
+		l.ask(declKey+name, l.catalog.Ask(l.Now(), []nodeENI{d.want}))
+	}
+	if d.busy || l.paused() {
 		return
 	}
 	now := l.Now()

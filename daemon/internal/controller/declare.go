@@ -34,15 +34,35 @@ func (l *loop) declare(n *node) {
 		if !s.declared && s.mem.ENI == "" {
 			want.Index = want.Exact
 		}
-		s.Slot, s.wanted, s.declared = &want, true, true
+		if want.NodeENI != s.NodeENI {
+			s.withdraw()
+		}
+		l.want(s, true)
+		s.Slot, s.declared = &want, true
 	}
 	for id, s := range n.slots {
 		if !seen[id] {
 			d := l.declOf(s)
-			s.wanted = s.wanted && d != nil && !d.object.Deleting && result.Keep(s.NodeENI.UID, n.name)
+			// Without an entry nobody has decided yet: an ENI that a NodeENI may want is kept.
+			l.want(s, (s.wanted || s.entry == nil) && d != nil && !d.object.Deleting && result.Keep(s.NodeENI.UID, n.name))
 		}
 	}
 	l.noteFaults(n, result.Faults)
+}
+
+// want notes whether a slot is wanted. A call of the other intention is not sent any more.
+func (l *loop) want(s *slot, wanted bool) {
+	if s.wanted != wanted {
+		s.withdraw()
+	}
+	s.wanted = wanted
+}
+
+// withdraw keeps the slot's call from being sent, if it has not been yet.
+func (s *slot) withdraw() {
+	if s.end != nil {
+		s.end(vpc.ErrWithdrawn)
+	}
 }
 
 // moves gives a slot to the node that its instance is now, unless two Nodes are of one instance: the first one keeps it.
@@ -72,7 +92,7 @@ func (l *loop) wantedOn(n *node) slots.Result {
 		in.Nodes = []slots.Node{n.is}
 	}
 	if len(in.NodeENIs) > 0 {
-		l.ask(n.name, l.catalog.Ask(l.Now(), in.NodeENIs))
+		l.ask(nodeKey+n.name, l.catalog.Ask(l.Now(), in.NodeENIs))
 		if n.is.VPC == "" && catalog.NeedsVPC(in.NodeENIs) {
 			l.readNode(n)
 		}
@@ -81,8 +101,8 @@ func (l *loop) wantedOn(n *node) slots.Result {
 	return slots.Slots(in)
 }
 
-// ask asks EC2 for subnets and groups. All nodes that NodeENIs select may wait for the answer.
-func (l *loop) ask(name string, q catalog.Question) {
+// ask asks EC2 for subnets and groups, for the object of that key. All nodes that NodeENIs select may wait for the answer.
+func (l *loop) ask(key string, q catalog.Question) {
 	again := func() {
 		for other := range l.nodes {
 			l.dirtyNodes[other] = true
@@ -92,7 +112,7 @@ func (l *loop) ask(name string, q catalog.Question) {
 		do(l, l.looks, vpc.PrioritySingle, func(ctx context.Context) ([]vpc.Subnet, error) { return l.EC2.Subnets(ctx, q.SubnetIDs, q.SubnetNames) },
 			func(list []vpc.Subnet, err error) {
 				l.catalog.Subnets(l.Now(), q, list, err)
-				l.answered("DescribeSubnets", name, err, again)
+				l.answered("DescribeSubnets", key, err, again)
 			})
 	}
 	if q.Groups() {
@@ -100,13 +120,13 @@ func (l *loop) ask(name string, q catalog.Question) {
 			return l.EC2.SecurityGroups(ctx, q.GroupIDs, q.GroupNames)
 		}, func(list []vpc.SecurityGroup, err error) {
 			l.catalog.Groups(l.Now(), q, list, err)
-			l.answered("DescribeSecurityGroups", name, err, again)
+			l.answered("DescribeSecurityGroups", key, err, again)
 		})
 	}
 }
 
-// answered goes on after an answer about no slot in particular, or tries again later.
-func (l *loop) answered(action, name string, err error, again func()) {
+// answered goes on after an answer about no slot in particular, or looks later at the object of that key again.
+func (l *loop) answered(action, key string, err error, again func()) {
 	if err == nil {
 		l.said.Forget(action)
 		again()
@@ -115,7 +135,7 @@ func (l *loop) answered(action, name string, err error, again func()) {
 	if l.said.Once(action, err.Error()) {
 		l.Log.WithError(err).WithField("action", action).Warn("EC2 does not answer; it is asked again")
 	}
-	l.times.Set(nodeKey+name, l.Now().Add(lookAgain))
+	l.times.Set(key, l.Now().Add(lookAgain))
 }
 
 // lookAgain is when EC2 is asked again after a failed look about no slot in particular.

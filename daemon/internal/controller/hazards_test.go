@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode/region"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
@@ -17,8 +18,12 @@ type hazards struct {
 	// force is --force-detach-after, adopt --adopt=public. sticky: a Detach may not end.
 	force         time.Duration
 	adopt, sticky bool
-	stopped       map[string]bool
-	started       int // pods
+	// slow: EC2 is asked so seldom that calls wait for each other. named: NodeENIs name subnets by their tag where that can be had.
+	slow, named bool
+	// rival is since when another controller has been at work; zero for never.
+	rival   time.Time
+	stopped map[string]bool
+	started int // pods
 	// declared is when each NodeENI was last changed, by name.
 	declared map[string]time.Time
 	// kept are ENIs that have outlived their instance, detached the first Detach of each attachment.
@@ -41,11 +46,12 @@ func (a *tale) draw() {
 	a.stopped, a.declared, a.kept, a.detached = map[string]bool{}, map[string]time.Time{}, map[string]keptENI{}, map[string]time.Time{}
 	a.force = []time.Duration{0, 20 * time.Minute}[a.rnd.IntN(2)]
 	a.sticky, a.adopt = a.rnd.IntN(3) == 0, a.rnd.IntN(4) == 0
+	a.slow, a.named = a.rnd.IntN(3) == 0, a.rnd.IntN(2) == 0
 }
 
 func (a *tale) prepare(c *fakeec2.Config) {
 	judge := c.OnEvent
-	c.OnEvent = func(e fakeec2.Event) { judge(e); a.judgeForce(e); a.judgeKept(e) }
+	c.OnEvent = func(e fakeec2.Event) { judge(e); a.judgeForce(e); a.judgeKept(e); a.judgeRival(e) }
 	c.Stuck = func(fakeec2.ENI) bool { return a.sticky && a.chance(4) == 0 }
 	c.StopTakes, c.LaunchTakes = 20*time.Second, time.Duration(a.rnd.IntN(2))*5*time.Second
 	for i, subnet := range []string{a1, a1, a2, b1} {
@@ -113,14 +119,50 @@ func (a *tale) noteEntry(node string, e v1alpha1.AttachmentEntry, told map[strin
 }
 
 func (a *tale) newLeader() *controller {
-	return a.world.lead(func(o *Options) { o.ForceDetachAfter, o.AdoptPublic = a.force, a.adopt })
+	return a.leadBy(func(c *controller) *region.Client {
+		cfg := region.Config{Guard: c.fence, Now: time.Now, HTTPClient: a.ec2, QPS: 100, Burst: 1000}
+		if a.slow {
+			cfg.QPS, cfg.Burst = 0.2, 1
+		}
+		return region.New(cfg)
+	}, func(o *Options) { o.ForceDetachAfter, o.AdoptPublic = a.force, a.adopt })
+}
+
+// beside lets another controller hold its Lease for a while.
+func (a *tale) beside() {
+	a.mu.Lock()
+	there := !a.rival.IsZero()
+	if !there {
+		a.rival = time.Now()
+	}
+	a.mu.Unlock()
+	if there {
+		return
+	}
+	a.note("another controller comes")
+	a.setRival(&fleet.Rival{Namespace: "other", Holder: "public"})
+	time.AfterFunc(time.Duration(5+a.chance(55))*time.Second, a.alone)
+}
+
+// alone ends the other controller.
+func (a *tale) alone() {
+	a.note("no other controller is there")
+	a.mu.Lock()
+	a.rival = time.Time{}
+	a.mu.Unlock()
+	a.setRival(nil)
 }
 
 func (a *tale) declareKept(name string, kept bool, index int, subnets ...string) {
 	a.note("NodeENI %s in %v at %d, kept %v", name, subnets, index, kept)
 	a.touch(name)
 	a.declare(name, index, subnets...)
-	a.setNodeENI(name, func(o *v1alpha1.NodeENI) { o.Spec.DeleteOnTermination = new(!kept) })
+	a.setNodeENI(name, func(o *v1alpha1.NodeENI) {
+		o.Spec.DeleteOnTermination = new(!kept)
+		if a.named && slices.Equal(subnets, []string{a1}) {
+			o.Spec.SubnetIDs, o.Spec.SubnetName = nil, "blue"
+		}
+	})
 }
 
 // touch notes a change of a NodeENI.
@@ -210,6 +252,7 @@ func (a *tale) startNode(node string) {
 // heal ends all trouble. Programs give most ENIs back, and people settle the public controller's.
 func (a *tale) heal() {
 	a.note("all heals")
+	a.alone()
 	a.mu.Lock()
 	a.trouble, a.killAt, a.sticky = 0, 0, false
 	a.mu.Unlock()

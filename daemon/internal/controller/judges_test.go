@@ -3,6 +3,7 @@ package controller
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
@@ -38,9 +39,27 @@ func (a *tale) judgeKept(e fakeec2.Event) {
 	a.api.mu.Lock()
 	o := a.api.enis[k.name]
 	a.api.mu.Unlock()
-	if o != nil && !o.Deleting && o.UID == k.Tags[slots.TagNodeENI] && !*o.Is.Spec.DeleteOnTermination && slices.Contains(o.Is.Spec.SubnetIDs, k.SubnetID) &&
+	if o != nil && !o.Deleting && o.UID == k.Tags[slots.TagNodeENI] && !*o.Is.Spec.DeleteOnTermination && slices.Contains(subnetsOf(o.Is.Spec), k.SubnetID) &&
 		a.settled(k.name) {
 		a.Errorf("%s: %s is deleted, and NodeENI %s keeps it", e.At.Format("15:04:05.000"), e.ENI.ID, k.name)
+	}
+}
+
+// subnetsOf are the ids of a NodeENI's subnets.
+func subnetsOf(spec v1alpha1.NodeENISpec) []string {
+	if spec.SubnetName == "blue" {
+		return []string{a1}
+	}
+	return spec.SubnetIDs
+}
+
+// judgeRival finds a change that was begun when the leader could know of another controller.
+func (a *tale) judgeRival(e fakeec2.Event) {
+	a.mu.Lock()
+	since := a.rival
+	a.mu.Unlock()
+	if !since.IsZero() && e.At.Sub(since) > rivalEvery+2*time.Second {
+		a.Errorf("%s: %s %v after another controller had come", e.At.Format("15:04:05.000"), e.Action, e.At.Sub(since))
 	}
 }
 
@@ -88,8 +107,8 @@ func (a *tale) wishes() (list []wish) {
 				continue
 			}
 			index := o.Is.Spec.DeviceIndex
-			for i, id := range o.Is.Spec.SubnetIDs {
-				if slices.Contains(o.Is.Spec.SubnetIDs[:i], id) {
+			for i, id := range subnetsOf(o.Is.Spec) {
+				if slices.Contains(subnetsOf(o.Is.Spec)[:i], id) {
 					continue
 				}
 				if (id == b1) == (n.Is.Labels["topology.kubernetes.io/zone"] == zone(1)) {
@@ -132,7 +151,7 @@ func (a *tale) lacks() string {
 			return o.Name + " is being deleted"
 		}
 		for id, e := range own {
-			if e.Tags[slots.TagNodeENI] == o.UID && e.Instance == "" && !*o.Is.Spec.DeleteOnTermination && slices.Contains(o.Is.Spec.SubnetIDs, e.SubnetID) {
+			if e.Tags[slots.TagNodeENI] == o.UID && e.Instance == "" && !*o.Is.Spec.DeleteOnTermination && slices.Contains(subnetsOf(o.Is.Spec), e.SubnetID) {
 				delete(own, id) // parked
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/enis"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/once"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/queue"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/rivals"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
@@ -45,7 +46,7 @@ type loop struct {
 	gone map[slots.ID]gone
 
 	breakers breaker.Breakers
-	rivals   rivals
+	rivals   *rivals.Rivals
 	resync   bool                 // one is under way
 	leaks    map[string]time.Time // when each leak was first seen; nil before the first resync
 	public   []vpc.Interface      // the public controller's ENIs, at the begin
@@ -76,7 +77,7 @@ func newLoop(ctx context.Context, o Options) *loop {
 		changes: queue.New(ctx, maxChanges), looks: queue.New(ctx, maxLooks), writes: queue.New(ctx, maxWrites),
 		enis: enis.New(), catalog: catalog.New(), types: map[string]*vpc.InstanceType{},
 		nodes: map[string]*node{}, decls: map[string]*decl{}, slots: map[slots.ID]*slot{}, members: map[string]map[slots.ID]*slot{},
-		dirtyNodes: map[string]bool{}, dirtyDecls: map[string]bool{}, gone: map[slots.ID]gone{}, breakers: breaker.Breakers{},
+		dirtyNodes: map[string]bool{}, dirtyDecls: map[string]bool{}, gone: map[slots.ID]gone{}, breakers: breaker.Breakers{}, rivals: rivals.New(ctx),
 	}
 }
 

@@ -66,8 +66,9 @@ type slot struct {
 	ground ground
 	// wanted: a NodeENI wants it, or might. declared: the fields are a NodeENI's, not an old entry's.
 	wanted, declared bool
-	// busy: a call about it is under way.
+	// busy: a call about it is under way; end withdraws it, if it is not sent yet.
 	busy               bool
+	end                context.CancelCauseFunc
 	opening, detaching bool   // detaching: its Detach was answered
 	storedIn           string // the UID of the ENINodeState that has had its entry
 	instance           *vpc.Instance

@@ -73,11 +73,12 @@ func (l *loop) readNode(n *node) {
 			}
 			for _, r := range n.readers {
 				if l.slots[r.ID] == r.slot {
+					r.slot.release()
 					l.ended(n, r.slot, r.step, lifecycle.Result{Err: err})
 				}
 			}
 			n.readers = nil
-			l.answered("the look at an instance", n.name, err, func() { l.dirtyNodes[n.name] = true })
+			l.answered("the look at an instance", nodeKey+n.name, err, func() { l.dirtyNodes[n.name] = true })
 		})
 }
 

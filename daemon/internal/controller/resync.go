@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/enis"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/outside"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
@@ -57,7 +58,7 @@ func (l *loop) finishResync(at time.Time, list []vpc.Interface) {
 		}
 	}
 	leaked := 0
-	if l.LeakSweep != SweepOff {
+	if l.LeakSweep != outside.SweepOff {
 		leaked = l.sweepLeaks(at, list)
 	}
 	l.Tally.Resynced(now, leaked)
@@ -79,7 +80,7 @@ func (l *loop) sweepLeaks(at time.Time, list []vpc.Interface) int {
 				Warn("ENI belongs to no slot")
 		}
 	}
-	if l.LeakSweep == SweepDelete && !l.paused() {
+	if l.LeakSweep == outside.SweepDelete && !l.paused() {
 		for _, v := range leaks.Delete {
 			l.deleteLeak(v)
 		}
@@ -88,7 +89,10 @@ func (l *loop) sweepLeaks(at time.Time, list []vpc.Interface) int {
 }
 
 func (l *loop) deleteLeak(v vpc.Interface) {
-	do(l, l.changes, vpc.PrioritySweep, func(ctx context.Context) (struct{}, error) { return struct{}{}, l.EC2.Delete(ctx, v.ID) }, func(_ struct{}, err error) {
+	alone := l.rivals.Alone()
+	do(l, l.changes, vpc.PrioritySweep, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, l.EC2.Delete(vpc.WhileStanding(ctx, alone), v.ID)
+	}, func(_ struct{}, err error) {
 		log := l.Log.WithField("eni", v.ID)
 		switch {
 		case err == nil || enis.NotFound(err):
@@ -103,7 +107,8 @@ func (l *loop) deleteLeak(v vpc.Interface) {
 // world is Kubernetes' side of the sweep.
 func (l *loop) world() lifecycle.World {
 	w := lifecycle.World{
-		Cluster: l.cluster, Live: map[slots.ID]bool{}, Held: map[string]bool{}, Parking: map[string]map[string]bool{}, Instances: map[string]bool{},
+		Cluster: l.cluster, Live: map[slots.ID]bool{}, Held: map[string]bool{}, Parking: map[string]map[string]bool{}, Unsure: map[string]bool{},
+		Instances: map[string]bool{},
 	}
 	for id, s := range l.slots {
 		if s.mem.Phase != lifecycle.Parked {
@@ -112,14 +117,8 @@ func (l *loop) world() lifecycle.World {
 		}
 	}
 	for _, d := range l.decls {
-		for subnet := range l.subnetsOf(d) {
-			if l.parks(d, subnet) {
-				if w.Parking[d.object.UID] == nil {
-					w.Parking[d.object.UID] = map[string]bool{}
-				}
-				w.Parking[d.object.UID][subnet] = true
-			}
-		}
+		rule := l.parking(d)
+		w.Parking[d.object.UID], w.Unsure[d.object.UID] = rule.Subnets, rule.Unsure
 	}
 	for _, n := range l.nodes {
 		if n.object != nil && n.instance != "" {
@@ -132,7 +131,7 @@ func (l *loop) world() lifecycle.World {
 // movable is the parked ENI that comes to the slot; nil for none.
 func (l *loop) movable(s *slot) *vpc.Interface {
 	d := l.declOf(s)
-	if d == nil || !s.declared || s.Options.DeleteOnTermination || !l.parks(d, s.Subnet) {
+	if d == nil || !s.declared || s.Options.DeleteOnTermination || !l.parking(d).Subnets[s.Subnet] {
 		return nil
 	}
 	var all []vpc.Interface

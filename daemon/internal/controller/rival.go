@@ -11,39 +11,36 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 )
 
-const (
-	// rivalRest is how long nothing is changed after somebody else has written a status.
-	rivalRest = 10 * time.Minute
-	// handOver is how long after the begin of a leadership the last writes of the leader before may still come.
-	handOver = 30 * time.Second
-)
-
-// rivals is the knowledge about the public controller.
-type rivals struct {
-	lease *fleet.Rival
-	// until is when the last foreign write of a status is forgotten, whose NodeENI is wrote.
-	until time.Time
-	wrote string
-}
+// handOver is how long after the begin of a leadership the last writes of the leader before may still come.
+const handOver = 30 * time.Second
 
 // paused: another controller is at work, therefore nothing is changed.
-func (l *loop) paused() bool { return l.rivals.lease != nil || l.Now().Before(l.rivals.until) }
+func (l *loop) paused() bool { return l.rivals.There(l.Now()) }
 
 func (l *loop) firstRival() error {
 	r, err := l.Cluster.Rival(l.ctx)
-	if errors.Is(err, fleet.ErrForbidden) {
-		return nil // Rival has logged it
+	if l.takeRival(r, err); errors.Is(err, fleet.ErrForbidden) {
+		return nil // noteRival tells it
 	}
-	l.rivals.lease = r
 	return err
+}
+
+// takeRival takes the answer of Rival. After an error that may pass nobody knows: as before.
+func (l *loop) takeRival(r *fleet.Rival, err error) {
+	switch {
+	case errors.Is(err, fleet.ErrForbidden):
+		l.rivals.Denied()
+	case err == nil && r == nil:
+		l.rivals.Lease("")
+	case err == nil:
+		l.rivals.Lease(r.String())
+	}
 }
 
 func (l *loop) askRival() {
 	l.times.Set(rivalKey, l.Now().Add(rivalEvery))
 	do(l, l.writes, vpc.PrioritySingle, func(ctx context.Context) (*fleet.Rival, error) { return l.Cluster.Rival(ctx) }, func(r *fleet.Rival, err error) {
-		if err == nil { // else nobody knows: as before
-			l.rivals.lease = r
-		}
+		l.takeRival(r, err)
 		l.noteRival()
 	})
 }
@@ -58,7 +55,7 @@ func (l *loop) watchUpdated(d *decl) {
 	if l.Now().Sub(l.began) < handOver {
 		return
 	}
-	l.rivals.until, l.rivals.wrote = l.Now().Add(rivalRest), d.object.Name
+	l.rivals.Wrote(d.object.Name, l.Now())
 	l.noteRival()
 }
 
@@ -73,14 +70,11 @@ func (l *loop) noteRival() {
 		}
 		return
 	}
+	l.rivals.Found()
 	if !l.said.Once("other", "") {
 		return
 	}
-	why := "somebody else has written status.attachments of NodeENI " + l.rivals.wrote
-	if r := l.rivals.lease; r != nil {
-		why = "the Lease " + r.Namespace + "/" + fleet.LeaseName + " is held by " + r.Holder
-	}
-	why += ": no ENI is changed until it ends; scale the other controller to 0 (docs/migration.md)"
+	why := l.rivals.Why()
 	l.Log.WithField("reason", told.OtherController).Warn(why)
 	for name, d := range l.decls {
 		l.tell(true, name, d.object.UID, "", told.OtherController, why)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode/region"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/outside"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
@@ -324,7 +325,7 @@ func TestParkedMoves(t *testing.T) {
 }
 
 func TestLeakSweep(t *testing.T) {
-	for how, want := range map[Sweep]int{SweepDelete: 0, SweepReport: 1, SweepOff: 1} {
+	for how, want := range map[outside.Sweep]int{outside.SweepDelete: 0, outside.SweepReport: 1, outside.SweepOff: 1} {
 		t.Run(string(how), func(t *testing.T) {
 			story(t, func(t *testing.T) {
 				leak := fakeec2.ENI{ID: "eni-0000000b", MAC: "06:00:00:00:00:0b", SubnetID: a1, Tags: map[string]string{

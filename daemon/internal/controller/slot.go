@@ -3,6 +3,7 @@ package controller
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -30,6 +31,9 @@ func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
 	}
 	if s.wanted && !s.declared {
 		return time.Time{} // its NodeENI is not known: it stays as it is
+	}
+	if s.wanted && s.mem.ENI == "" && s.mem.Request == "" && n.replaces(s) {
+		return time.Time{} // the end of the other one is news
 	}
 	now := l.Now()
 	l.countOpening(s)
@@ -67,6 +71,7 @@ func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
 		l.gone[s.ID] = gone{mem: s.mem, attempt: s.present().Attempt, at: now}
 		l.log(n, s).Info("slot ended: nothing of it is left in EC2")
 		l.dropSlot(n, s)
+		l.dirtyNodes[n.name] = true // another slot may take the place
 		return time.Time{}
 	default:
 		if wait, ok := l.breakers.Closed(step, now); !ok {
@@ -83,6 +88,16 @@ func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
 	}
 	s.show(lifecycle.Entry(old, *s.Slot, o, s.memory()))
 	return next
+}
+
+// replaces reports whether an ENI that the NodeENI does not want any more is still at the slot's place: it goes first.
+func (n *node) replaces(s *slot) bool {
+	for _, o := range n.slots {
+		if !o.wanted && o.NodeENI.UID == s.NodeENI.UID && o.Instance == s.Instance && o.Index == s.Exact {
+			return true
+		}
+	}
+	return false
 }
 
 // present is the slot's entry, empty before the first one.
@@ -115,7 +130,8 @@ func (l *loop) observe(n *node, s *slot) lifecycle.Observed {
 	}
 	if d := l.declOf(s); d != nil {
 		o.Abandoned = d.object.Deleting && slots.Abandoned(d.object.Is)
-		o.Park = l.parks(d, s.Subnet)
+		rule := l.parking(d)
+		o.Park, o.ParkUnknown = rule.Subnets[s.Subnet], rule.Unsure && !rule.Subnets[s.Subnet]
 	}
 	if !s.wanted {
 		return o
@@ -211,8 +227,10 @@ func (l *loop) finalized(s *slot) bool {
 func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
 	s.busy = true
 	pool, confirm := l.looks, func(context.Context) error { return nil }
+	standing := context.Context(nil)
 	if step.Do.Mutates() {
 		pool, s.ground = l.changes, n.ground(s)
+		standing, s.end = context.WithCancelCause(l.rivals.Alone())
 	}
 	if step.Do == lifecycle.Detach || step.Do == lifecycle.ForceDetach {
 		name, seen := n.name, n.state
@@ -221,7 +239,14 @@ func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
 	l.breakers.Try(step)
 	began, attempt := l.Now(), s.mem.Attempt
 	do(l, pool, l.urgency(s, step), func(ctx context.Context) (calls.Answer, error) {
-		if err := confirm(ctx); err != nil {
+		if standing != nil {
+			ctx = vpc.WhileStanding(ctx, standing)
+		}
+		err := vpc.Standing(ctx)
+		if err == nil {
+			err = confirm(ctx)
+		}
+		if err != nil {
 			return calls.Answer{Result: lifecycle.Result{Err: err}}, err
 		}
 		a := calls.Make(ctx, l.EC2, l.cluster, attempt, step)
@@ -232,13 +257,23 @@ func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
 			s.instance, s.instanceAt = a.Instance, began
 		}
 		l.breakers.Ended(step, err, l.Now())
+		s.release()
+		if errors.Is(err, vpc.ErrWithdrawn) {
+			l.dirtyNodes[n.name], l.dirtyNodes[s.Node] = true, true
+			return // as if it had never been begun
+		}
 		l.ended(n, s, step, a.Result)
 	})
 }
 
+// release notes that no call is under way any more.
+func (s *slot) release() {
+	s.withdraw() // only to free its context
+	s.busy, s.end = false, nil
+}
+
 // ended takes the result of a step.
 func (l *loop) ended(n *node, s *slot, step lifecycle.Step, r lifecycle.Result) {
-	s.busy = false
 	now := l.Now()
 	s.mem = lifecycle.After(s.mem, step, r, now)
 	l.tellResult(n, s, step, r.Err)

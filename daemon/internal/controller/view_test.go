@@ -104,6 +104,9 @@ func (v *view) Take() fleet.News {
 func (v *view) Rival(context.Context) (*fleet.Rival, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if v.denied {
+		return nil, fleet.ErrForbidden
+	}
 	return v.rival, nil
 }
 

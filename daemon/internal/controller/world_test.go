@@ -15,6 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode/region"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/outside"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/tally"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
@@ -218,7 +219,7 @@ func (w *world) leadBy(ec2 func(*controller) *region.Client, edit ...func(*Optio
 	c := &controller{world: w, ended: make(chan struct{})}
 	c.view = w.api.view(c.fence)
 	client := ec2(c)
-	o := Options{EC2: client, Cluster: c.view, Tally: &c.tally, Log: w.log, Now: time.Now, LeakSweep: SweepDelete}
+	o := Options{EC2: client, Cluster: c.view, Tally: &c.tally, Log: w.log, Now: time.Now, LeakSweep: outside.SweepDelete}
 	for _, e := range edit {
 		e(&o)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode/region"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/outside"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/tally"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
@@ -60,7 +61,7 @@ func (c *flags) run(ctx context.Context, p Program, log *logrus.Logger) error {
 	go cluster.Run(ctx)
 	o := controller.Options{
 		EC2: ec2, Cluster: cluster, Tally: counts, Log: log, Now: p.Now,
-		ForceDetachAfter: c.forceDetachAfter, LeakSweep: controller.Sweep(c.leakSweep), AdoptPublic: c.adopt == adoptPublic,
+		ForceDetachAfter: c.forceDetachAfter, LeakSweep: outside.Sweep(c.leakSweep), AdoptPublic: c.adopt == adoptPublic,
 	}
 	if err := elect(ctx, cluster.Elect, func(ctx context.Context) { controller.Lead(ctx, o) }, log); err != nil {
 		stop(err)

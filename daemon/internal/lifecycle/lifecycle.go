@@ -129,6 +129,8 @@ type Observed struct {
 	Abandoned bool
 	// Park: the NodeENI still exists, with this subnet and deleteOnTermination false; the ENI then outlives its instance.
 	Park bool
+	// ParkUnknown: nobody knows yet whether Park holds. The ENI is kept meanwhile.
+	ParkUnknown bool
 	// PlannedAt is when the look at the instance's ENIs began from which the slot's place was planned; zero without a plan. Refused is the plan's
 	// Fault, External its ENI of somebody else for the slot, Holders its text; nil for none.
 	PlannedAt time.Time

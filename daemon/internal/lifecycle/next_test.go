@@ -344,6 +344,10 @@ var releaseCases = []struct {
 		c.eni().Attachment.Status, c.o.Instance, c.m.Phase = "detaching", nil, Detaching
 	}},
 	{name: "not parked while the instance runs", do: Delete, phase: Deleting, change: func(c *scene) { c.free(); c.o.Park = true }},
+	{name: "nobody knows whether it parks", phase: Detaching, at: t0.Add(time.Minute), change: func(c *scene) {
+		c.free()
+		c.o.ParkUnknown, c.o.Instance.State, c.m.Phase = true, "terminated", Detaching
+	}},
 	{name: "an ENI of the public controller, not taken yet", do: Store, phase: Wanted, change: func(c *scene) {
 		delete(c.eni().Tags, slots.TagSlot)
 		c.m.Request = adopting

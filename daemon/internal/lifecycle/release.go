@@ -124,6 +124,9 @@ func (d *decider) detaching() Step {
 
 // free: the ENI is attached to nothing.
 func (d *decider) free() Step {
+	if d.o.ParkUnknown {
+		return Step{Phase: d.m.Phase, At: d.now.Add(time.Minute)} // the answer is news
+	}
 	if d.o.Park {
 		if d.o.Instance == nil && !d.m.instanceGone {
 			return Step{Do: ReadInstance}

@@ -23,6 +23,8 @@ type World struct {
 	Held map[string]bool
 	// Parking are the NodeENIs, by UID, whose ENIs outlive their instances, each with its subnets.
 	Parking map[string]map[string]bool
+	// Unsure are NodeENIs, by UID, that may have ENIs that outlive their instances besides those of Parking: nobody knows.
+	Unsure map[string]bool
 	// Instances are the ids of all Nodes' instances.
 	Instances map[string]bool
 }
@@ -53,6 +55,7 @@ func FindLeaks(interfaces []vpc.Interface, w World, seen map[string]time.Time, a
 		case e.Tags[slots.TagCluster] != w.Cluster || w.Live[slots.ID(e.Tags[slots.TagSlot])]:
 		case w.parked(e):
 			l.Parked = append(l.Parked, e)
+		case w.Unsure[e.Tags[slots.TagNodeENI]]:
 		default:
 			first, ok := seen[e.ID]
 			if !ok {

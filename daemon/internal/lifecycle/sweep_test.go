@@ -30,6 +30,7 @@ func leak(id string, change func(*vpc.Interface)) vpc.Interface {
 func TestFindLeaks(t *testing.T) {
 	w := World{Cluster: "c", Live: map[slots.ID]bool{"live": true}, Held: map[string]bool{"held": true},
 		Parking:   map[string]map[string]bool{"u": {"subnet-2": true}},
+		Unsure:    map[string]bool{"unread": true, "u": false},
 		Instances: map[string]bool{"i-9": true}}
 	tag := func(key, value string) func(*vpc.Interface) { return func(e *vpc.Interface) { e.Tags[key] = value } }
 	public := func(e *vpc.Interface) {
@@ -46,6 +47,7 @@ func TestFindLeaks(t *testing.T) {
 		leak("parked", func(e *vpc.Interface) { e.SubnetID = "subnet-2" }),
 		leak("parked-of-nobody", func(e *vpc.Interface) { e.SubnetID, e.Tags[slots.TagNodeENI] = "subnet-2", "v" }),
 		leak("parked-of-a-node", func(e *vpc.Interface) { e.SubnetID, e.Tags[slots.TagInstance] = "subnet-2", "i-9" }),
+		leak("of-an-unread-nodeeni", tag(slots.TagNodeENI, "unread")),
 		leak("public", public),
 		leak("not-public", func(e *vpc.Interface) { public(e); delete(e.Tags, slots.TagManagedBy) }),
 		leak("not-a-nodeeni", func(e *vpc.Interface) { public(e); delete(e.Tags, vpc.NodeENITag) }),

@@ -2,6 +2,7 @@ package vpc
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 )
 
@@ -136,6 +137,40 @@ func WithPriority(ctx context.Context, p Priority) context.Context {
 func PriorityOf(ctx context.Context) Priority {
 	p, _ := ctx.Value(priorityKey{}).(Priority)
 	return p
+}
+
+// ErrWithdrawn means: nobody wanted a call any more before it was sent.
+var ErrWithdrawn = errors.New("withdrawn before it was sent")
+
+type standingKey struct{}
+
+// WhileStanding lets calls of a context wait only until standing ends, whose cause is their error then. No change is sent after that; a call that
+// was sent goes on.
+func WhileStanding(ctx, standing context.Context) context.Context {
+	return context.WithValue(ctx, standingKey{}, standing)
+}
+
+// UntilSent returns a context for the time before a call is sent: it ends with ctx, and with the standing of WhileStanding. Call the function
+// when it is not needed any more.
+func UntilSent(ctx context.Context) (context.Context, func()) {
+	standing, ok := ctx.Value(standingKey{}).(context.Context)
+	if !ok {
+		return ctx, func() {}
+	}
+	ctx, end := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(standing, func() { end(context.Cause(standing)) })
+	return ctx, func() {
+		stop()
+		end(nil)
+	}
+}
+
+// Standing returns why a change with this context must not be sent any more; nil if it may be.
+func Standing(ctx context.Context) error {
+	if standing, ok := ctx.Value(standingKey{}).(context.Context); ok {
+		return context.Cause(standing) //nolint:contextcheck // that is the question
+	}
+	return nil
 }
 
 // Sample has resources of the region to ask for permissions with; "" for one that is not known. ENI is one with the cluster's tag, attached as

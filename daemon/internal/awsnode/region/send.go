@@ -112,8 +112,11 @@ func regionOfInstance(ctx context.Context) (string, error) {
 
 type sentKey struct{}
 
-// guard notes that a call is now being sent, unless Config.Guard forbids it.
+// guard notes that a call is now being sent, unless nobody wants it any more or Config.Guard forbids it.
 func (c *Client) guard(ctx context.Context) error {
+	if err := vpc.Standing(ctx); err != nil {
+		return err
+	}
 	if c.cfg.Guard != nil {
 		if err := c.cfg.Guard(); err != nil {
 			return err
@@ -173,7 +176,10 @@ func once[In, Out any](ctx context.Context, c *Client, action, name string, pick
 		return nil, sdk.Classify(name, err)
 	}
 	bucket := c.bucket(action)
-	if err := bucket.Wait(ctx, vpc.PriorityOf(ctx)); err != nil {
+	waiting, stop := vpc.UntilSent(ctx)
+	err = bucket.Wait(waiting, vpc.PriorityOf(ctx))
+	stop()
+	if err != nil {
 		return nil, sdk.Classify(name, fmt.Errorf("%w: wait for the rate: %w", sdk.ErrNotSent, err))
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)

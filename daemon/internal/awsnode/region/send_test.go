@@ -72,6 +72,43 @@ func TestGuard(t *testing.T) {
 	})
 }
 
+// TestWithdrawn: a change that nobody wants any more is not sent, and gives its place to the next. One that was sent goes on.
+func TestWithdrawn(t *testing.T) {
+	environment(t, nil)
+	synctest.Test(t, func(t *testing.T) {
+		cfg := account()
+		cfg.Latency = func(string) time.Duration { return 2 * time.Second }
+		s := fakeec2.New(cfg)
+		c := New(Config{QPS: 0.1, Burst: 1, HTTPClient: s})
+		errEnough := errors.New("enough")
+		create := func(token string, stands time.Duration) (time.Duration, error) {
+			standing, end := context.WithCancelCause(t.Context())
+			defer end(nil)
+			timer := time.AfterFunc(stands, func() { end(errEnough) })
+			defer timer.Stop()
+			begin := time.Now()
+			_, err := c.Create(vpc.WhileStanding(t.Context(), standing), vpc.Creation{Token: token, SubnetID: subnet1, Groups: []string{group1}})
+			return time.Since(begin), err
+		}
+		if took, err := create("sent", time.Second); err != nil || took != 2*time.Second {
+			t.Errorf("sent before it was withdrawn: %v after %v", err, took)
+		}
+		for _, stands := range []time.Duration{0, 3 * time.Second} {
+			took, err := create("waiting", stands)
+			var e *vpc.EC2Error
+			if took != stands || !errors.Is(err, errEnough) || !errors.As(err, &e) || e.Kind != vpc.EC2NotSent {
+				t.Errorf("withdrawn after %v: %v after %v", stands, err, took)
+			}
+		}
+		if took, err := create("last", time.Minute); err != nil || took != 10*time.Second-3*time.Second {
+			t.Errorf("the next one: %v after %v", err, took)
+		}
+		if n := s.Tally(createInterface).Calls; n != 2 || c.Mutations() != 2 {
+			t.Errorf("EC2 has got %d calls, and %d were counted, want 2", n, c.Mutations())
+		}
+	})
+}
+
 // TestGuardOverHTTP: net/http has sent nothing when the guard refuses, whether the connection is old or new.
 func TestGuardOverHTTP(t *testing.T) {
 	var refuse bool

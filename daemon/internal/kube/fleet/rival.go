@@ -20,6 +20,11 @@ type Rival struct {
 	Namespace, Holder string
 }
 
+// String names its Lease.
+func (r *Rival) String() string {
+	return "the Lease " + r.Namespace + "/" + LeaseName + " is held by " + r.Holder
+}
+
 // rivals remembers the Leases, since their freshness is judged by our own clock, not by their times.
 type rivals struct {
 	mu sync.Mutex
