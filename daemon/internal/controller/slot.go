@@ -218,7 +218,7 @@ func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
 		name, seen := n.name, n.state
 		confirm = func(ctx context.Context) error { return l.Cluster.Confirm(ctx, name, seen) }
 	}
-	l.breakers.Try(step)
+	passed := l.breakers.Try(step)
 	began, attempt := l.Now(), s.mem.Attempt
 	do(l, pool, l.urgency(s, step), func(ctx context.Context) (calls.Answer, error) {
 		if err := confirm(ctx); err != nil {
@@ -231,7 +231,7 @@ func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
 		if err == nil && a.Instance != nil {
 			s.instance, s.instanceAt = a.Instance, began
 		}
-		l.breakers.Ended(step, err, l.Now())
+		passed.Ended(err, l.Now())
 		l.ended(n, s, step, a.Result)
 	})
 }
