@@ -93,6 +93,15 @@ func (s *Server) settle(cfg Config) {
 	}
 }
 
+// SetNetwork replaces all subnets and groups, as Terraform does. ENIs of a subnet or group that goes must be gone, as EC2 asks for it.
+func (s *Server) SetNetwork(subnets []Subnet, groups []Group) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.subnets)
+	clear(s.groups)
+	s.settle(Config{Subnets: subnets, Groups: groups})
+}
+
 // subnet returns a subnet; one that no Config names has only an id and the defaults.
 func (s *Server) subnet(id string) Subnet {
 	if n, ok := s.subnets[id]; ok {

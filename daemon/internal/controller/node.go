@@ -9,7 +9,6 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/catalog"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/entries"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/once"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/pace"
@@ -127,7 +126,7 @@ func (l *loop) lookAtNode(name string) {
 	n.plan = slots.Plan{}
 	next = queue.Earlier(next, l.writeSpec(n))
 	if n.doubtful {
-		next = queue.Earlier(next, l.Now().Add(catalog.Retry))
+		next = queue.Earlier(next, l.catalog.Due(l.Now()))
 	}
 	l.count(n)
 	if len(n.slots) == 0 && n.object == nil && n.state == nil && !n.busy {

@@ -3,6 +3,7 @@ package controller
 import (
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -181,6 +182,17 @@ func TestForbidden(t *testing.T) {
 	})
 }
 
+// idle deselects nodes that have an ENI.
+func (w *world) idle(nodes int) {
+	for _, e := range w.live()[:nodes] {
+		for name := range w.daemons {
+			if instanceOf(name) == e.Instance {
+				w.setNode(name, func(n *fleet.Node) { n.Labels["role"] = "idle" })
+			}
+		}
+	}
+}
+
 func TestSubnetFull(t *testing.T) {
 	story(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -192,12 +204,38 @@ func TestSubnetFull(t *testing.T) {
 			t.Errorf("%d ENIs and %d refused calls, want 11 and few", n, refused)
 		}
 		w.must(map[string]int{"SubnetFull": 3})
-		for i := range 3 {
-			w.setNode(fmt.Sprintf("node-%d", i), func(n *fleet.Node) { n.Labels["role"] = "idle" })
-		}
-		w.wait(15*time.Minute, "the others", func() bool {
-			return w.told()["ENIAttached"] == 14-3 || len(w.live()) == 11 && w.attached(11)()
+		w.idle(3)
+		w.wait(15*time.Minute, "the others", func() bool { return w.told()["ENIAttached"] == 14 && w.attached(11)() })
+	})
+}
+
+// TestSubnetFullWave: many refusals at once, and successes beside them, count as one: free addresses are used after the first wait.
+func TestSubnetFullWave(t *testing.T) {
+	story(t, func(t *testing.T) {
+		w := newWorld(t, func(c *fakeec2.Config) {
+			c.Latency = func(action string) time.Duration {
+				if action == "CreateNetworkInterface" {
+					return time.Duration(1000+rand.IntN(2000)) * time.Millisecond
+				}
+				return 100 * time.Millisecond
+			}
 		})
+		w.grow(40) // the subnet has 11 addresses
+		w.lead()
+		w.declare("blue", 1, small)
+		full := func() bool { return w.ec2.Tally("CreateNetworkInterface").Refused == 29 }
+		w.wait(time.Minute, "29 are refused", full)
+		begin := time.Now()
+		time.Sleep(time.Minute)
+		if !full() || !w.attached(11)() {
+			t.Errorf("in the first minute %d ENIs and %d refused calls, want 11 and 29", len(w.live()), w.ec2.Tally("CreateNetworkInterface").Refused)
+		}
+		w.idle(5)
+		w.wait(time.Minute, "addresses are free", func() bool { return len(w.live()) == 11-5 })
+		w.wait(10*time.Minute, "the free ones are used", w.attached(11))
+		if took := time.Since(begin); took > 2*time.Minute+20*time.Second {
+			t.Errorf("free addresses were used %v after the refusals, want the first wait of 2 minutes and a little", took)
+		}
 	})
 }
 

@@ -236,7 +236,7 @@ func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
 		name, seen := n.name, n.state
 		confirm = func(ctx context.Context) error { return l.Cluster.Confirm(ctx, name, seen) }
 	}
-	l.breakers.Try(step)
+	passed := l.breakers.Try(step)
 	began, attempt := l.Now(), s.mem.Attempt
 	do(l, pool, l.urgency(s, step), func(ctx context.Context) (calls.Answer, error) {
 		if standing != nil {
@@ -256,7 +256,7 @@ func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
 		if err == nil && a.Instance != nil {
 			s.instance, s.instanceAt = a.Instance, began
 		}
-		l.breakers.Ended(step, err, l.Now())
+		passed.Ended(err, l.Now())
 		s.release()
 		if errors.Is(err, vpc.ErrWithdrawn) {
 			l.dirtyNodes[n.name], l.dirtyNodes[s.Node] = true, true

@@ -84,6 +84,17 @@ func ask[T any](c *Catalog, now time.Time, of kind, texts []string, known map[st
 	return out
 }
 
+// Due is when Ask may have another question, without a new NodeENI or refusal: the end of the earliest Retry, or that of one from now.
+func (c *Catalog) Due(now time.Time) time.Time {
+	due := now.Add(Retry)
+	for _, at := range c.doubts {
+		if at.After(now) && at.Before(due) {
+			due = at
+		}
+	}
+	return due
+}
+
 // Subnets takes the answer to a question. After an error nothing is known, and the keys may be asked for again.
 func (c *Catalog) Subnets(now time.Time, q Question, list []vpc.Subnet, err error) {
 	answer(c, now, subnetID, q.SubnetIDs, c.known.SubnetIDs, list, err, func(s vpc.Subnet) string { return s.ID })
@@ -116,13 +127,25 @@ func answer[T any](c *Catalog, now time.Time, of kind, texts []string, known map
 	}
 }
 
-// DoubtSubnet makes the next Ask ask for a subnet again, for EC2 has just refused it.
-func (c *Catalog) DoubtSubnet(now time.Time, id string) { c.doubts[key{subnetID, id}] = now }
+// DoubtSubnet makes the next Ask ask for a subnet again, for EC2 has just refused it. So it does for each name that was found to mean it.
+func (c *Catalog) DoubtSubnet(now time.Time, id string) {
+	c.doubts[key{subnetID, id}] = now
+	doubtNames(c, now, subnetName, c.known.SubnetNames, func(s vpc.Subnet) bool { return s.ID == id })
+}
 
-// DoubtGroups makes the next Ask ask for security groups again.
+// DoubtGroups makes the next Ask ask for security groups again, as DoubtSubnet does.
 func (c *Catalog) DoubtGroups(now time.Time, ids []string) {
 	for _, id := range ids {
 		c.doubts[key{groupID, id}] = now
+	}
+	doubtNames(c, now, groupName, c.known.GroupNames, func(g vpc.SecurityGroup) bool { return slices.Contains(ids, g.ID) })
+}
+
+func doubtNames[T any](c *Catalog, now time.Time, of kind, known map[string][]T, refused func(T) bool) {
+	for name, list := range known {
+		if slices.ContainsFunc(list, refused) {
+			c.doubts[key{of, name}] = now
+		}
 	}
 }
 
