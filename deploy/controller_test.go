@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -97,6 +98,11 @@ func TestControllerPod(t *testing.T) {
 	}
 	if pod.HostNetwork || pod.HostPID || pod.HostIPC || len(pod.Volumes) > 0 || pod.ServiceAccountName != "multi-enid-controller" {
 		t.Errorf("pod %+v", pod)
+	}
+	// A node can lose the startup taint only when the controller runs.
+	startup := corev1.Toleration{Key: "networking.k8s.aws/not-ready", Operator: corev1.TolerationOpExists}
+	if !slices.Contains(pod.Tolerations, startup) {
+		t.Errorf("tolerations %v, want %v among them", pod.Tolerations, startup)
 	}
 	c := pod.Containers[0]
 	want := &corev1.SecurityContext{

@@ -212,6 +212,26 @@ func TestPolicyKeepsToTheOwnNode(t *testing.T) {
 	}
 }
 
+// TestUninstallNodes: the Job has a pod on each node that docs/install.md counts.
+func TestUninstallNodes(t *testing.T) {
+	job, ok := decode(t, "uninstall/job.yaml")[0].(*batchv1.Job)
+	if !ok {
+		t.Fatal("no Job")
+	}
+	pod := job.Spec.Template.Spec
+	want := []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{
+		{Key: "eks.amazonaws.com/compute-type", Operator: corev1.NodeSelectorOpNotIn, Values: []string{"fargate"}},
+	}}}
+	got := pod.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
+	if diff := cmp.Diff(want, got) + cmp.Diff(map[string]string{corev1.LabelOSStable: "linux"}, pod.NodeSelector); diff != "" {
+		t.Errorf("nodes (-want +got):\n%s", diff)
+	}
+	guide, err := os.ReadFile("../docs/install.md")
+	if err != nil || !strings.Contains(string(guide), "get nodes -l 'kubernetes.io/os=linux,eks.amazonaws.com/compute-type!=fargate' ") {
+		t.Errorf("docs/install.md counts other nodes: %v", err)
+	}
+}
+
 // TestContainers: no pod that we ship has a right beyond named capabilities.
 func TestContainers(t *testing.T) {
 	for file, capabilities := range map[string][]corev1.Capability{

@@ -19,7 +19,7 @@ var testedVersions = []struct{ text, modules, module, version string }{
 func versionRules() []rule {
 	const modules = "-- test/kube/binaries/go.mod --\nrequire k8s.io/kubernetes v1.36.3\nrequire helm.sh/helm/v3 v3.21.4\n-- test/tools/go.mod --\n" +
 		"\tgithub.com/containernetworking/plugins v1.9.1 // indirect\n\tgithub.com/k8snetworkplumbingwg/whereabouts v0.9.2\n-- " + compatibilityPage + " --\n"
-	const page = "| Kubernetes | 1.30 and later | 1.36 tested |\n| Helm | 3.8 and later | 3.21 tested |\nreference plugins 1.9.1, whereabouts 0.9.2\n"
+	const page = "| Kubernetes | 1.30 and later | 1.36 tested |\n| Helm | 3.14 and later | 3.21 tested |\nreference plugins 1.9.1, whereabouts 0.9.2\n"
 	return []rule{{
 		name:  "tested-version",
 		why:   "people choose versions by " + compatibilityPage + ", which must tell those that the tests have",

@@ -106,7 +106,9 @@ var states = Group{
 	Intro: "`kubectl describe ens NODE` shows the conditions of an ENINodeState, each with a reason.",
 	Entries: []Entry{
 		{Reason: AllReady, Kind: Condition, Of: "DevicesReady", Meaning: "True: each declared device is ready for pods."},
-		{Reason: NoDevices, Kind: Condition, Of: "DevicesReady", Meaning: "True: no NodeENI selects the node."},
+		{Reason: NoDevices, Kind: Condition, Of: "DevicesReady",
+			Meaning: "True: no ENI is declared for the node.",
+			Remedy:  "If a NodeENI selects the node, see the Events of that NodeENI: the controller says there why it plans no ENI."},
 		{Reason: DevicesPending, Kind: Condition, Of: "DevicesReady",
 			Meaning: "False: a device is not ready yet.",
 			Remedy:  "The message names it. A Problem of the node says why."},
