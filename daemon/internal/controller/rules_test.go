@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode/region"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/calls"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/outside"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
@@ -128,7 +129,7 @@ func TestBulk(t *testing.T) {
 		looks := now.Calls - begin.Calls - changes
 		t.Logf("%d ENIs in %v: %d changes, %d Describes, %.3f for each", enis, took, changes, looks, float64(looks)/float64(enis))
 		// A NodeENI's last 20 are asked about at once.
-		if mostLooks := enis/20 + 4*few; len(w.live()) != enis || changes != 3*enis || looks > mostLooks {
+		if mostLooks := enis/20 + 4*calls.Few; len(w.live()) != enis || changes != 3*enis || looks > mostLooks {
 			t.Errorf("%d ENIs live, %d mutating calls, %d Describes; want %d, %d, at most %d", len(w.live()), changes, looks, enis, 3*enis, mostLooks)
 		}
 		if most := time.Duration(enis/4)*time.Second + 30*time.Second; took > most {

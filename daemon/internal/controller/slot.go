@@ -32,8 +32,8 @@ func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
 	if s.wanted && !s.declared {
 		return time.Time{} // its NodeENI is not known: it stays as it is
 	}
-	if s.wanted && s.mem.ENI == "" && s.mem.Request == "" && n.replaces(s) {
-		return time.Time{} // the end of the other one is news
+	if s.wanted && s.mem.ENI == "" && s.mem.Request == "" && l.follows(s) {
+		return l.Now().Add(time.Second)
 	}
 	now := l.Now()
 	l.countOpening(s)
@@ -71,7 +71,6 @@ func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
 		l.gone[s.ID] = gone{mem: s.mem, attempt: s.present().Attempt, at: now}
 		l.log(n, s).Info("slot ended: nothing of it is left in EC2")
 		l.dropSlot(n, s)
-		l.dirtyNodes[n.name] = true // another slot may take the place
 		return time.Time{}
 	default:
 		if wait, ok := l.breakers.Closed(step, now); !ok {
@@ -90,10 +89,19 @@ func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
 	return next
 }
 
-// replaces reports whether an ENI that the NodeENI does not want any more is still at the slot's place: it goes first.
-func (n *node) replaces(s *slot) bool {
-	for _, o := range n.slots {
-		if !o.wanted && o.NodeENI.UID == s.NodeENI.UID && o.Instance == s.Instance && o.Index == s.Exact {
+// follows reports whether another slot of the NodeENI must end first: one that is not wanted any more, and has the slot's place, or an ENI that
+// may be parked and so come to the slot.
+func (l *loop) follows(s *slot) bool {
+	for id, o := range l.members[s.NodeENI.UID] {
+		if o.wanted || id == s.ID {
+			continue
+		}
+		if o.Instance == s.Instance && o.Index == s.Exact {
+			return true
+		}
+		v, ok := l.enis.ENI(o.mem.ENI)
+		waits := o.mem.Phase != lifecycle.Parked && o.mem.Phase != lifecycle.Deleting && o.mem.Phase != lifecycle.Blocked
+		if ok && waits && v.Attachment == nil && o.Subnet == s.Subnet && l.parking(l.declOf(s)).Subnets[s.Subnet] {
 			return true
 		}
 	}
@@ -297,21 +305,12 @@ func (l *loop) doubt(s *slot, now time.Time) {
 	}
 }
 
-// few is how many ENIs of one NodeENI people wait for as for a single one.
-const few = 20
-
 // urgency says which calls come first.
 func (l *loop) urgency(s *slot, step lifecycle.Step) vpc.Priority {
-	d := l.declOf(s)
-	switch {
-	case !s.wanted || step.Do == lifecycle.Detach || step.Do == lifecycle.ForceDetach || step.Do == lifecycle.Delete:
-		return vpc.PriorityRelease
-	case d == nil || d.opening <= few:
-		return vpc.PrioritySingle
-	case step.Do.Mutates() && step.Do != lifecycle.Create:
-		return vpc.PrioritySingle // an ENI that is begun comes first; otherwise each waited until a bulk has all of its Creates
+	if d := l.declOf(s); d != nil {
+		return calls.Urgency(step, s.wanted, d.opening)
 	}
-	return vpc.PriorityBulk
+	return calls.Urgency(step, s.wanted, 1)
 }
 
 // countOpening counts the slots of a NodeENI that have no ENI attached yet, and are on the way to it.

@@ -100,3 +100,19 @@ func (a *Answer) write() enis.Write {
 	}
 	return enis.Detach(a.step.Attachment)
 }
+
+// Few is how many ENIs of one NodeENI people wait for as for a single one.
+const Few = 20
+
+// Urgency says which calls come first. Opening is the number of the NodeENI's slots without an attached ENI.
+func Urgency(step lifecycle.Step, wanted bool, opening int) vpc.Priority {
+	switch {
+	case !wanted || step.Do == lifecycle.Detach || step.Do == lifecycle.ForceDetach || step.Do == lifecycle.Delete:
+		return vpc.PriorityRelease
+	case opening <= Few:
+		return vpc.PrioritySingle
+	case step.Do.Mutates() && step.Do != lifecycle.Create:
+		return vpc.PrioritySingle // an ENI that is begun comes first; otherwise each waited until a bulk has all of its Creates
+	}
+	return vpc.PriorityBulk
+}
