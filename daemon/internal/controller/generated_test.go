@@ -189,6 +189,9 @@ func (a *tale) growNode() {
 		}
 	})
 	a.daemons[name].reaction = time.Duration(10+a.chance(3000)) * time.Millisecond
+	if index := 1 + a.chance(6); index <= 2 && a.ec2.Join(strangers[index], instanceOf(name), index) {
+		a.note("%s has come with %s at %d", name, strangers[index], index)
+	}
 	a.nodes = append(a.nodes, name)
 }
 

@@ -130,12 +130,13 @@ func (a *tale) lacks() string {
 	for _, e := range a.ec2.All() {
 		on[e.Instance]++
 	}
+	given := map[string]bool{}
 	for _, w := range wishes {
 		id := string(w.id())
 		e, ok := own[id]
 		delete(own, id)
 		switch {
-		case !ok && a.external(w):
+		case !ok && a.external(w, given):
 		case e.Instance == "" && on[instanceOf(w.node)] == a.most(w.node):
 			missing++
 		case !ok:
@@ -162,8 +163,9 @@ func (a *tale) lacks() string {
 	return ""
 }
 
-// judgeEntries finds an entry that does not show its ENI as EC2 has it, and a kept ENI that is not the same any more.
+// judgeEntries finds an entry that does not show its ENI as EC2 has it, two entries with one ENI, and a kept ENI that is not the same any more.
 func (a *tale) judgeEntries() {
+	of := map[string]string{}
 	for _, node := range a.nodes {
 		s := a.state(node)
 		if s == nil {
@@ -173,6 +175,10 @@ func (a *tale) judgeEntries() {
 			if e.ENIID == "" {
 				continue
 			}
+			if other, ok := of[e.ENIID]; ok {
+				a.Errorf("%s satisfies both slot %s and slot %s on %s", e.ENIID, other, e.Slot, node)
+			}
+			of[e.ENIID] = e.Slot
 			v := a.ec2.ENI(e.ENIID)
 			if e.MAC != v.MAC || len(e.Addresses) != len(v.IPv4) && v.Tags[slots.TagSlot] != "" || v.Instance != "" && e.AttachmentID != v.Attachment() {
 				a.Errorf("the entry on %s is %+v, EC2 has %+v", node, e, v)
@@ -194,10 +200,14 @@ func (a *tale) most(node string) int {
 	return 8
 }
 
-// external says whether somebody else's ENI satisfies a wish.
-func (a *tale) external(w wish) bool {
+// external says whether somebody else's ENI satisfies a wish, and none of the earlier ones.
+func (a *tale) external(w wish, given map[string]bool) bool {
 	return slices.ContainsFunc(strangers, func(id string) bool {
+		if given[id] {
+			return false
+		}
 		e := a.ec2.ENI(id)
-		return e.Instance == instanceOf(w.node) && e.SubnetID == w.subnet && e.DeviceIndex == w.exact && e.Tags[slots.TagNoManage] != ""
+		given[id] = e.Instance == instanceOf(w.node) && e.SubnetID == w.subnet && e.DeviceIndex == w.exact && e.Tags[slots.TagNoManage] != ""
+		return given[id]
 	})
 }

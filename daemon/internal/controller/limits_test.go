@@ -127,17 +127,8 @@ func TestSweepRounds(t *testing.T) {
 // TestExternalStays: somebody else's ENI at the slot's place satisfies it, and nothing about it is changed, also when the NodeENI goes.
 func TestExternalStays(t *testing.T) {
 	story(t, func(t *testing.T) {
-		w := newWorld(t, func(c *fakeec2.Config) {
-			c.ENIs = []fakeec2.ENI{{ID: "eni-0000000e", MAC: "06:00:00:00:00:0e", SubnetID: a1, Instance: instanceOf("node-1"), DeviceIndex: 1,
-				AttachmentStatus: "attached", Tags: map[string]string{slots.TagNoManage: "true", "foreign": "yes"}}}
-			c.Instances = []fakeec2.Instance{{ID: instanceOf("node-1"), Type: "m5.4xlarge", SubnetID: a1}}
-		})
-		w.daemons["node-1"] = &daemon{world: w, node: "node-1", reaction: time.Second, protocol: v1alpha1.Protocol, alive: true}
-		w.setNode("node-1", func(n *fleet.Node) {
-			*n = fleet.Node{ProviderID: "aws:///" + zone(0) + "/" + instanceOf("node-1"), Ready: true, Labels: map[string]string{
-				"topology.kubernetes.io/zone": zone(0), "node.kubernetes.io/instance-type": "m5.4xlarge", "role": "worker",
-			}}
-		})
+		w := newWorld(t, oneStranger)
+		w.addStrangersNode()
 		w.lead()
 		w.declare("blue", 1, a1)
 		w.wait(time.Minute, "External", w.phase("node-1", "External"))
@@ -147,6 +138,60 @@ func TestExternalStays(t *testing.T) {
 		if n := w.ec2.Tally("").Mutating; n != 0 {
 			t.Errorf("%d mutating calls: %v", n, w.ec2.Calls())
 		}
+	})
+}
+
+// TestExternalIsOfOneSlot: of two slots at one place, somebody else's ENI satisfies one. It stays with this slot, also under a new leader that would
+// choose another one, until the slot goes.
+func TestExternalIsOfOneSlot(t *testing.T) {
+	story(t, func(t *testing.T) {
+		w := newWorld(t, oneStranger)
+		w.addStrangersNode()
+		c := w.lead()
+		phases := func() string {
+			list := []string{}
+			if s := w.state("node-1"); s != nil {
+				for _, e := range s.Spec.Attachments {
+					list = append(list, fmt.Sprintf("%s %s %v %d", e.NodeENI.Name, e.Phase, e.ENIID == "eni-0000000e", e.DeviceIndex))
+				}
+			}
+			slices.Sort(list)
+			return strings.Join(list, ", ")
+		}
+		are := func(want string) {
+			t.Helper()
+			w.wait(2*time.Minute, want, func() bool { return phases() == want })
+			time.Sleep(25 * time.Minute)
+			if now := phases(); now != want {
+				t.Errorf("later %q, want %q", now, want)
+			}
+		}
+		w.declare("green", 1, a1)
+		are("green External true 1")
+		w.declare("blue", 1, a1) // its name comes first
+		are("blue Ready false 2, green External true 1")
+		w.declare("amber", 1, a1)
+		c.kill()
+		w.lead()
+		are("amber Ready false 3, blue Ready false 2, green External true 1")
+		w.deleteNodeENI("green")
+		are("amber Ready false 3, blue Ready false 2")
+	})
+}
+
+// oneStranger adds an instance for node-1, with somebody else's ENI at device index 1.
+func oneStranger(c *fakeec2.Config) {
+	c.ENIs = []fakeec2.ENI{{ID: "eni-0000000e", MAC: "06:00:00:00:00:0e", SubnetID: a1, Instance: instanceOf("node-1"), DeviceIndex: 1,
+		AttachmentStatus: "attached", Tags: map[string]string{slots.TagNoManage: "true", "foreign": "yes"}}}
+	c.Instances = []fakeec2.Instance{{ID: instanceOf("node-1"), Type: "m5.4xlarge", SubnetID: a1, Tags: map[string]string{"kubernetes.io/cluster/test": "owned"}}}
+}
+
+func (w *world) addStrangersNode() {
+	w.daemons["node-1"] = &daemon{world: w, node: "node-1", reaction: time.Second, protocol: v1alpha1.Protocol, alive: true}
+	w.setNode("node-1", func(n *fleet.Node) {
+		*n = fleet.Node{ProviderID: "aws:///" + zone(0) + "/" + instanceOf("node-1"), Ready: true, Labels: map[string]string{
+			"topology.kubernetes.io/zone": zone(0), "node.kubernetes.io/instance-type": "m5.4xlarge", "role": "worker",
+		}}
 	})
 }
 

@@ -25,9 +25,13 @@ func (l *loop) makePlan(n *node) {
 		return
 	}
 	var wanted []slots.Slot
+	external := map[slots.ID]string{}
 	for _, s := range n.sorted() {
 		if s.wanted && s.declared && s.Instance == n.instance {
 			wanted = append(wanted, *s.Slot)
+			if e := s.present(); e.Phase == string(lifecycle.External) {
+				external[s.ID] = e.ENIID
+			}
 			own, _ := l.enis.Slot(string(s.ID))
 			for i := range own {
 				if own[i].Attachment == nil {
@@ -36,7 +40,7 @@ func (l *loop) makePlan(n *node) {
 			}
 		}
 	}
-	n.plan, n.plannedAt = slots.PlanNode(wanted, attached, *kind), read
+	n.plan, n.plannedAt = slots.PlanNode(wanted, attached, external, *kind), read
 	for _, p := range n.plan.Slots {
 		if s := n.slots[p.ID]; s.Index != p.Index || s.Card != p.Card {
 			s.Slot = &p

@@ -64,7 +64,7 @@ func (l *loop) finishResync(at time.Time, list []vpc.Interface) {
 	l.Tally.Resynced(now, leaked)
 }
 
-// sweepLeaks deletes ENIs that belong to nobody, as far as that is wanted, and returns how many there are.
+// sweepLeaks deletes ENIs that belong to nobody, as far as that is wanted, and returns how many with this cluster's tag there are.
 func (l *loop) sweepLeaks(at time.Time, list []vpc.Interface) int {
 	all := make([]vpc.Interface, 0, len(list)+len(l.public))
 	for i := range list {
@@ -85,7 +85,7 @@ func (l *loop) sweepLeaks(at time.Time, list []vpc.Interface) int {
 			l.deleteLeak(v)
 		}
 	}
-	return len(leaks.Report)
+	return len(leaks.Seen)
 }
 
 func (l *loop) deleteLeak(v vpc.Interface) {

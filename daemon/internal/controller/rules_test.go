@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode/region"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/calls"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/outside"
@@ -360,6 +362,35 @@ func TestParkedMoves(t *testing.T) {
 		}
 		w.deleteNodeENI("blue")
 		w.wait(5*time.Minute, "gone", w.gone)
+	})
+}
+
+// TestLeakedENIs: the metric counts ENIs with the cluster's tag in each round. The public controller's are logged once, and never counted.
+func TestLeakedENIs(t *testing.T) {
+	story(t, func(t *testing.T) {
+		w := newWorld(t, func(c *fakeec2.Config) {
+			c.ENIs = []fakeec2.ENI{
+				{ID: "eni-0000000b", MAC: "06:00:00:00:00:0b", SubnetID: a1, Tags: map[string]string{slots.TagCluster: "cluster-1", slots.TagSlot: "0123456789abcdef"}},
+				{ID: "eni-0000000c", MAC: "06:00:00:00:00:0c", SubnetID: a1, Tags: map[string]string{"NodeENI": "gone", slots.TagManagedBy: slots.ManagedBy}},
+			}
+		})
+		log, lines := logtest.NewNullLogger()
+		w.log = log
+		c := w.lead(func(o *Options) { o.LeakSweep = SweepReport })
+		time.Sleep(time.Minute)
+		for round := range 3 {
+			if n := c.tally.Snapshot(time.Now(), "Parked").Leaked; n != 1 {
+				t.Errorf("after round %d %d ENIs are leaked, want 1", round+1, n)
+			}
+			time.Sleep(resyncEvery)
+		}
+		said := map[any]int{}
+		for _, e := range lines.AllEntries() {
+			said[e.Data["eni"]]++
+		}
+		if said["eni-0000000b"] != 1 || said["eni-0000000c"] != 1 {
+			t.Errorf("each is to be logged once: %v", said)
+		}
 	})
 }
 

@@ -207,6 +207,7 @@ func (c *fakeController) plan(cell *fakeCell, v *fakeView, o *Observed) {
 	}
 	var wanted []slots.Slot
 	var waiting []slots.Slot
+	recorded := map[slots.ID]string{}
 	for _, id := range slices.Sorted(maps.Keys(c.cells)) {
 		other := c.cells[id]
 		if other.slot.Instance == cell.slot.Instance {
@@ -219,13 +220,16 @@ func (c *fakeController) plan(cell *fakeCell, v *fakeView, o *Observed) {
 			if other.wanted {
 				wanted = append(wanted, other.slot)
 			}
+			if other.entry.Phase == string(External) {
+				recorded[id] = other.entry.ENIID
+			}
 		}
 		if other.wanted && other.mem.ENI == "" && !other.lookedAt.IsZero() && len(other.interfaces) == 0 {
 			waiting = append(waiting, other.slot)
 		}
 	}
 	list := slices.SortedFunc(maps.Values(there), func(a, b vpc.Interface) int { return compare(a.ID, b.ID) })
-	p := slots.PlanNode(wanted, list, fakeType)
+	p := slots.PlanNode(wanted, list, recorded, fakeType)
 	o.PlannedAt, o.Holders = v.plannedAt, p.Holders
 	for _, s := range p.Slots {
 		if s.ID == cell.slot.ID {

@@ -109,6 +109,9 @@ func (w *fakeWorld) addNode() {
 		ready: true, pods: map[string]bool{},
 	}
 	w.say("node %s appears with %s", name, id)
+	if w.rng.IntN(4) == 0 { // as by a launch template
+		w.attachForeign(id, 1+w.rng.IntN(2), map[string]string{slots.TagNoManage: "true"})
+	}
 }
 
 func (w *fakeWorld) addNodeENI() {
@@ -280,9 +283,16 @@ func (w *fakeWorld) run(events int) {
 	w.checkGone()
 }
 
-// checkMade: each slot that can have an ENI has it, as declared.
+// checkMade: each slot that can have an ENI has it, as declared, and no ENI satisfies two slots.
 func (w *fakeWorld) checkMade() {
+	by := map[string]slots.ID{}
 	for id, cell := range w.leader.cells {
+		if eni := cell.entry.ENIID; eni != "" && cell.wanted {
+			if other, ok := by[eni]; ok {
+				w.broken("%s satisfies both slot %s and slot %s on %s", eni, other, id, cell.slot.Node)
+			}
+			by[eni] = id
+		}
 		if !cell.wanted || cell.step.Phase == Blocked || cell.step.Phase == External {
 			continue
 		}

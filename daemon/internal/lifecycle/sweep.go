@@ -37,7 +37,7 @@ type Leaks struct {
 	Report []vpc.Interface
 	// Parked wait for the next node of their NodeENI.
 	Parked []vpc.Interface
-	// Seen is for the next round under the same leadership: when each leak was seen first.
+	// Seen is for the next round under the same leadership: when each leak with this cluster's tag was seen first.
 	Seen map[string]time.Time
 }
 

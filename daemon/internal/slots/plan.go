@@ -13,7 +13,7 @@ import (
 type Plan struct {
 	// Slots are the given ones, with Index and Card.
 	Slots []Slot
-	// External are ENIs of somebody else that satisfy a slot.
+	// External are ENIs of somebody else that satisfy a slot, each of them one.
 	External map[ID]vpc.Interface
 	// Faults are of slots that must not be created or attached.
 	Faults map[ID]Fault
@@ -25,8 +25,9 @@ type Plan struct {
 type place struct{ card, index int }
 
 // PlanNode places the wanted slots of one instance. The interfaces are those attached to it, and the unattached ones of the slots. The type must be
-// known. An ENI that EC2 has attached keeps its place; the others get their exact index, or the next free one upward.
-func PlanNode(wanted []Slot, interfaces []vpc.Interface, kind vpc.InstanceType) Plan {
+// known. An ENI that EC2 has attached keeps its place; the others get their exact index, or the next free one upward. Recorded names the external ENI
+// that satisfied a slot before: it stays with this slot while it can. No place depends on the order of the arguments.
+func PlanNode(wanted []Slot, interfaces []vpc.Interface, recorded map[ID]string, kind vpc.InstanceType) Plan {
 	p := planner{
 		Plan:  Plan{Slots: slices.Clone(wanted), External: map[ID]vpc.Interface{}, Faults: map[ID]Fault{}},
 		kind:  kind,
@@ -38,7 +39,7 @@ func PlanNode(wanted []Slot, interfaces []vpc.Interface, kind vpc.InstanceType) 
 	p.read(wanted[0].Instance, interfaces)
 	var open []*Slot
 	for i := range p.Slots {
-		if s := &p.Slots[i]; !p.satisfied(s) {
+		if s := &p.Slots[i]; !p.joined(s) {
 			open = append(open, s)
 		}
 	}
@@ -54,7 +55,7 @@ func PlanNode(wanted []Slot, interfaces []vpc.Interface, kind vpc.InstanceType) 
 		}
 		return cmp.Or(cmp.Compare(a.Exact, b.Exact), cmp.Compare(a.NodeENI.Name, b.NodeENI.Name), cmp.Compare(a.ID, b.ID))
 	})
-	p.settle(open)
+	p.settle(p.assign(open, recorded))
 	return p.Plan
 }
 
@@ -88,27 +89,46 @@ func (p *planner) read(instance string, interfaces []vpc.Interface) {
 		}
 		holders = append(holders, fmt.Sprintf("%s (%s)", e.ID, who))
 	}
+	slices.SortFunc(p.there, func(a, b vpc.Interface) int { return cmp.Compare(a.ID, b.ID) })
 	slices.Sort(holders)
 	p.Holders = strings.Join(holders, ", ")
 }
 
-// satisfied reports whether an ENI is attached for the slot: its own or an external one.
-func (p *planner) satisfied(s *Slot) bool {
-	if a := p.own[s.ID].Attachment; a != nil && a.Instance == s.Instance {
-		s.Index, s.Card = a.DeviceIndex, a.NetworkCard
-		return true
-	}
-	if _, ours := p.own[s.ID]; ours {
+// joined reports whether EC2 has attached the slot's own ENI to its instance.
+func (p *planner) joined(s *Slot) bool {
+	a := p.own[s.ID].Attachment
+	if a == nil || a.Instance != s.Instance {
 		return false
 	}
-	for _, e := range p.there {
-		if e.SubnetID == s.Subnet && e.Attachment.DeviceIndex == s.Exact && (s.AnyCard || e.Attachment.NetworkCard == s.Card) && external(e) {
+	s.Index, s.Card = a.DeviceIndex, a.NetworkCard
+	return true
+}
+
+// assign gives each external ENI to one open slot at most: first to the slot that had it, then to the first one in order. It returns the other slots.
+func (p *planner) assign(open []*Slot, recorded map[ID]string) []*Slot {
+	given := map[string]bool{}
+	for _, again := range []bool{true, false} {
+		var left []*Slot
+		for _, s := range open {
+			i := slices.IndexFunc(p.there, func(e vpc.Interface) bool { return !given[e.ID] && (!again || e.ID == recorded[s.ID]) && p.suits(e, s) })
+			if i < 0 {
+				left = append(left, s)
+				continue
+			}
+			e := p.there[i]
+			given[e.ID], p.External[s.ID] = true, e
 			s.Index, s.Card = e.Attachment.DeviceIndex, e.Attachment.NetworkCard
-			p.External[s.ID] = e
-			return true
 		}
+		open = left
 	}
-	return false
+	return open
+}
+
+// suits reports whether an ENI of the instance is an external one at the slot's place, and the slot has none of its own.
+func (p *planner) suits(e vpc.Interface, s *Slot) bool {
+	_, own := p.own[s.ID]
+	a := e.Attachment
+	return !own && e.SubnetID == s.Subnet && a.DeviceIndex == s.Exact && (s.AnyCard || a.NetworkCard == s.Card) && external(e)
 }
 
 func external(e vpc.Interface) bool {

@@ -2,7 +2,6 @@ package slots
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -43,6 +42,8 @@ var (
 	detached  = with(at("x", 0, 2), func(a *vpc.Attachment) { a.Status = "detached" })
 )
 
+func withID(id string, e vpc.Interface) vpc.Interface { e.ID = id; return e }
+
 func with(e vpc.Interface, change func(*vpc.Attachment)) vpc.Interface {
 	change(e.Attachment)
 	return e
@@ -50,6 +51,7 @@ func with(e vpc.Interface, change func(*vpc.Attachment)) vpc.Interface {
 
 func card(s Slot, card int) Slot { s.Card = card; return s }
 func anyCard(s Slot) Slot        { s.AnyCard = true; return s }
+func inA(s Slot) Slot            { s.Subnet = "subnet-a"; return s }
 
 var planCases = []struct {
 	name   string
@@ -57,9 +59,11 @@ var planCases = []struct {
 	most   int   // ENIs; the sum of limits where it is 0
 	slots  []Slot
 	there  []vpc.Interface
-	want   string // slot=card/index, ext: external
-	faults map[string]string
-	says   []string
+	// recorded are external ENIs of an earlier plan.
+	recorded map[ID]string
+	want     string // slot=card/index, ext: external
+	faults   map[string]string
+	says     []string
 }{
 	{name: "exact", limits: []int{4}, slots: []Slot{slotAt("a", 1), slotAt("b", 2)}, there: []vpc.Interface{primary}, want: "a=0/1 b=0/2"},
 	{name: "exact ones go first", limits: []int{8}, slots: []Slot{slotAt("a", 1), slotAt("b", 1), slotAt("c", 2), slotAt("d", 3)},
@@ -110,6 +114,20 @@ var planCases = []struct {
 		want:  "a=0/2"},
 	{name: "an ENI of its own counts before an external one", limits: []int{3}, slots: []Slot{slotAt("a", 1)},
 		there: []vpc.Interface{primary, at("a", 0, 1, "no_manage"), available("a")}, want: "a=0/2"},
+	{name: "an external ENI satisfies one slot", limits: []int{4}, slots: []Slot{inA(slotAt("b", 1)), slotAt("a", 1), inA(slotAt("c", 1))},
+		there: []vpc.Interface{primary, at("a", 0, 1, "no_manage")}, want: "b=0/2 a=0/1ext c=0/3"},
+	{name: "it stays with the slot that had it", limits: []int{4}, slots: []Slot{slotAt("a", 1), inA(slotAt("b", 1))},
+		there: []vpc.Interface{primary, at("a", 0, 1, "no_manage")}, recorded: map[ID]string{"b": "eni-a"}, want: "a=0/2 b=0/1ext"},
+	{name: "two slots had it", limits: []int{4}, slots: []Slot{inA(slotAt("c", 1)), inA(slotAt("b", 1)), slotAt("a", 1)},
+		there: []vpc.Interface{primary, at("a", 0, 1, "no_manage")}, recorded: map[ID]string{"b": "eni-a", "c": "eni-a"}, want: "c=0/3 b=0/1ext a=0/2"},
+	{name: "the slot that had it wants another index", limits: []int{4}, slots: []Slot{slotAt("a", 1), inA(slotAt("b", 2))},
+		there: []vpc.Interface{primary, at("a", 0, 1, "no_manage")}, recorded: map[ID]string{"b": "eni-a"}, want: "a=0/1ext b=0/2"},
+	{name: "the slot that had it has its own", limits: []int{4}, slots: []Slot{slotAt("a", 1), inA(slotAt("b", 1))},
+		there: []vpc.Interface{primary, at("a", 0, 1, "no_manage"), at("b", 0, 2, "ours=b")}, recorded: map[ID]string{"b": "eni-a"}, want: "a=0/1ext b=0/2"},
+	{name: "no place for the second slot", limits: []int{2}, slots: []Slot{slotAt("a", 1), inA(slotAt("b", 1))},
+		there: []vpc.Interface{primary, at("a", 0, 1, "no_manage")}, want: "a=0/1ext b=0/1", faults: map[string]string{"b": NoFreeInterface}},
+	{name: "one external ENI for each slot, on any card", limits: []int{3, 3}, slots: []Slot{anyCard(slotAt("a", 1)), anyCard(inA(slotAt("b", 1)))},
+		there: []vpc.Interface{primary, at("a", 0, 1, "no_manage"), withID("eni-z", at("a", 1, 1, "no_manage"))}, want: "a=0/1ext b=1/1ext"},
 	{name: "nothing", limits: []int{3}},
 }
 
@@ -123,7 +141,7 @@ func TestPlanNode(t *testing.T) {
 					kind.Interfaces += n
 				}
 			}
-			p := PlanNode(tt.slots, tt.there, kind)
+			p := PlanNode(tt.slots, tt.there, tt.recorded, kind)
 			var got []string
 			for _, s := range p.Slots {
 				text := fmt.Sprintf("%s=%d/%d", s.ID, s.Card, s.Index)
@@ -144,7 +162,7 @@ func TestPlanNode(t *testing.T) {
 				t.Errorf("faults (-want +got):\n%s", diff)
 			}
 			slices.Reverse(tt.there)
-			again := PlanNode(tt.slots, tt.there, kind)
+			again := PlanNode(tt.slots, tt.there, tt.recorded, kind)
 			if diff := cmp.Diff(p, again); diff != "" {
 				t.Errorf("the order of the answers matters (-first +second):\n%s", diff)
 			}
@@ -171,19 +189,25 @@ func TestForeign(t *testing.T) {
 }
 
 func TestPlanIsTheSameInEachOrder(t *testing.T) {
-	a, b, c := slotAt("a", 1), slotAt("b", 1), slotAt("c", 2)
+	a, b, c, d := slotAt("a", 1), slotAt("b", 1), slotAt("c", 2), inA(slotAt("d", 1))
 	kind := vpc.InstanceType{Interfaces: 8, Cards: []vpc.Card{{Interfaces: 8}}}
-	var first map[ID]int
-	for _, order := range [][]Slot{{a, b, c}, {c, b, a}, {b, a, c}} {
-		got := map[ID]int{}
-		for _, s := range PlanNode(order, nil, kind).Slots {
-			got[s.ID] = s.Index
+	there := []vpc.Interface{at("a", 0, 1, "no_manage")}
+	type result struct {
+		index    map[ID]int
+		external map[ID]vpc.Interface
+	}
+	var first *result
+	for _, order := range [][]Slot{{a, b, c, d}, {d, c, b, a}, {b, d, a, c}} {
+		p := PlanNode(order, there, nil, kind)
+		got := result{map[ID]int{}, p.External}
+		for _, s := range p.Slots {
+			got.index[s.ID] = s.Index
 		}
 		if first == nil {
-			first = got
+			first = &got
 		}
-		if !maps.Equal(first, got) {
-			t.Errorf("%v, and %v", first, got)
+		if diff := cmp.Diff(*first, got, cmp.AllowUnexported(result{})); diff != "" {
+			t.Errorf("(-first +other):\n%s", diff)
 		}
 	}
 }

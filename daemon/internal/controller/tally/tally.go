@@ -28,7 +28,7 @@ type Snapshot struct {
 	Slots, Blocked map[string]int
 	// AttachSeconds are the times from the first sight of a slot to its ENI's attachment.
 	AttachSeconds Histogram
-	// Leaked ENIs belong to no slot, Parked ones wait for a node.
+	// Leaked ENIs have this cluster's tag and belong to no slot, Parked ones wait for a node.
 	Leaked, Parked int
 	// ReleaseWait is for how long the oldest release has been waiting for its node.
 	ReleaseWait time.Duration
