@@ -247,9 +247,7 @@ func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
 	passed := l.breakers.Try(step)
 	began, attempt := l.Now(), s.mem.Attempt
 	do(l, pool, l.urgency(s, step), func(ctx context.Context) (calls.Answer, error) {
-		if standing != nil {
-			ctx = vpc.WhileStanding(ctx, standing)
-		}
+		ctx = vpc.WhileStanding(ctx, standing)
 		err := vpc.Standing(ctx)
 		if err == nil {
 			err = confirm(ctx)

@@ -145,8 +145,11 @@ var ErrWithdrawn = errors.New("withdrawn before it was sent")
 type standingKey struct{}
 
 // WhileStanding lets calls of a context wait only until standing ends, whose cause is their error then. No change is sent after that; a call that
-// was sent goes on.
+// was sent goes on. A nil one does not end.
 func WhileStanding(ctx, standing context.Context) context.Context {
+	if standing == nil {
+		return ctx
+	}
 	return context.WithValue(ctx, standingKey{}, standing)
 }
 
