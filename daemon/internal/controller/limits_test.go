@@ -124,7 +124,8 @@ func TestSweepRounds(t *testing.T) {
 	})
 }
 
-// TestExternalStays: somebody else's ENI at the slot's place satisfies it, and nothing about it is changed, also when the NodeENI goes.
+// TestExternalStays: somebody else's ENI at the slot's place satisfies it, and nothing about it is changed, also when the NodeENI goes. An hour costs
+// six lists of the region's ENIs, and one look at the instance and its ENIs.
 func TestExternalStays(t *testing.T) {
 	story(t, func(t *testing.T) {
 		w := newWorld(t, oneStranger)
@@ -132,7 +133,12 @@ func TestExternalStays(t *testing.T) {
 		w.lead()
 		w.declare("blue", 1, a1)
 		w.wait(time.Minute, "External", w.phase("node-1", "External"))
+		time.Sleep(time.Minute)
+		before := w.ec2.Tally("").Calls
 		time.Sleep(time.Hour)
+		if n := w.ec2.Tally("").Calls - before; n != 8 {
+			t.Errorf("%d calls in an hour, want 8: %v", n, w.ec2.Calls())
+		}
 		w.deleteNodeENI("blue")
 		w.wait(5*time.Minute, "gone", func() bool { return w.nodeENI("blue") == nil })
 		if n := w.ec2.Tally("").Mutating; n != 0 {

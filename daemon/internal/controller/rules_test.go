@@ -69,23 +69,35 @@ func (w *world) grow(nodes int) {
 	}
 }
 
+// TestAtRest: at rest nothing is changed. EC2 is asked for one list for each 1,000 ENIs in 10 minutes, and once an hour for an instance with an External
+// slot and for its ENIs.
 func TestAtRest(t *testing.T) {
 	story(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newWorld(t, func(c *fakeec2.Config) {
+			c.ENIs = []fakeec2.ENI{{ID: "eni-0000000e", MAC: "06:00:00:00:00:0e", SubnetID: a1, Tags: map[string]string{slots.TagNoManage: "true"}}}
+		})
 		w.grow(25)
+		w.ec2.Join("eni-0000000e", instanceOf("node-0"), 3)
+		w.setNode("node-0", func(n *fleet.Node) { n.Labels["external"] = "yes" })
 		w.declare("blue", 1, a1)
 		w.declare("green", 2, a2)
 		c := w.lead()
 		w.wait(5*time.Minute, "attached", w.attached(50))
+		w.setNodeENI("red", func(o *v1alpha1.NodeENI) {
+			o.Spec = v1alpha1.NodeENISpec{
+				NodeSelector: map[string]string{"external": "yes"}, SubnetIDs: []string{a1}, SecurityGroupIDs: []string{sg1}, DeviceIndex: 3,
+			}
+		})
+		w.wait(10*time.Minute, "External", func() bool { return c.tally.Snapshot(time.Now(), "Parked").Slots["External"] == 1 })
 		time.Sleep(time.Minute)
 		calls, writes := w.ec2.Tally(""), w.written()
-		time.Sleep(30 * time.Minute)
+		time.Sleep(time.Hour)
 		now := w.ec2.Tally("")
-		if now.Mutating != calls.Mutating || now.Calls-calls.Calls != 3 || w.written() != writes {
-			t.Errorf("in 30 minutes %d mutating calls, %d calls, %d writes, want 0, 3 and 0", now.Mutating-calls.Mutating, now.Calls-calls.Calls, w.written()-writes)
+		if now.Mutating != calls.Mutating || now.Calls-calls.Calls != 6+2 || w.written() != writes {
+			t.Errorf("in an hour %d mutating calls, %d calls, %d writes, want 0, 8 and 0", now.Mutating-calls.Mutating, now.Calls-calls.Calls, w.written()-writes)
 		}
-		if s := c.tally.Snapshot(time.Now(), "Parked"); !s.Leader || s.Slots["Ready"] != 50 || s.Leaked != 0 || time.Since(s.Resynced) > resyncEvery ||
-			time.Since(s.Turned) > turnEvery || s.AttachSeconds.Sum == 0 {
+		if s := c.tally.Snapshot(time.Now(), "Parked"); !s.Leader || s.Slots["Ready"] != 50 || s.Slots["External"] != 1 || s.Leaked != 0 ||
+			time.Since(s.Resynced) > resyncEvery || time.Since(s.Turned) > turnEvery || s.AttachSeconds.Sum == 0 {
 			t.Errorf("metrics %+v", s)
 		}
 		c.kill()

@@ -17,12 +17,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
 
-const (
-	// planFresh is how old the knowledge of an instance may be when an ENI is created for it.
-	planFresh = 5 * time.Minute
-	// externalFresh is the same for a slot that somebody else's ENI satisfies.
-	externalFresh = time.Hour
-)
+// planFresh is how old the knowledge of an instance may be when an ENI is created for it. See lifecycle.ExternalFresh, too.
+const planFresh = 5 * time.Minute
 
 // lookAtSlot takes the slot's next step, and returns when to look again without news.
 func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
@@ -204,7 +200,7 @@ func (l *loop) readPlace(n *node, s *slot, o lifecycle.Observed, now time.Time) 
 	}
 	fresh := planFresh
 	if o.External != nil {
-		fresh = externalFresh
+		fresh = lifecycle.ExternalFresh
 	}
 	old := n.plannedAt.Add(fresh)
 	if n.plannedAt.IsZero() || s.mem.ENI == "" && !now.Before(old) {

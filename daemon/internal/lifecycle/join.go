@@ -46,7 +46,7 @@ func (d *decider) other() (Step, bool) {
 		}
 		return st, true
 	case d.o.External != nil:
-		return d.readNodeBy(10*time.Minute, Step{Phase: External}), true
+		return d.readNodeBy(ExternalFresh, Step{Phase: External}), true
 	}
 	return Step{}, false
 }

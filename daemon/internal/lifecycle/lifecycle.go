@@ -251,6 +251,10 @@ type Result struct {
 	Attachment string
 }
 
+// ExternalFresh is how old the knowledge of an instance may be while somebody else's ENI satisfies a slot there. A look at the instance is two
+// Describes. At rest these are the only calls beside the lists of the region's ENIs: one Describe for each 1,000 ENIs every 10 minutes.
+const ExternalFresh = time.Hour
+
 // Times of the rules.
 const (
 	overlay      = 30 * time.Second // own writes count more than an answer that is not later by this

@@ -82,7 +82,7 @@ var nextCases = []struct {
 	}},
 	{name: "not in an ended instance", phase: Wanted, reason: InstanceGone, words: "i-1", change: func(c *scene) { c.none(); c.o.Instance.State = "terminated" }},
 	{name: "not in an unknown instance", phase: Wanted, reason: InstanceGone, change: func(c *scene) { c.none(); c.o.Instance.State = "" }},
-	{name: "an external ENI is enough", phase: External, at: minute(9), change: func(c *scene) { c.none(); c.o.External = &vpc.Interface{ID: "eni-x"} }},
+	{name: "an external ENI is enough", phase: External, at: minute(59), change: func(c *scene) { c.none(); c.o.External = &vpc.Interface{ID: "eni-x"} }},
 	{name: "an ENI of the public controller gets the tags", do: Tag, phase: Creating, change: func(c *scene) {
 		delete(c.eni().Tags, slots.TagSlot)
 		c.m.Request = adopting

@@ -11,12 +11,16 @@ import (
 	"strings"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/lifecycle"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 )
 
 // Lag is how long a description may show an ENI as it was before a write.
 const Lag = 30 * time.Second
+
+// keepRead is how long a look at an instance is remembered: longer than any slot relies on it.
+const keepRead = 2 * lifecycle.ExternalFresh
 
 // Store is the knowledge. It must not be used concurrently. Each description comes with the time at which its call began.
 type Store struct {
@@ -100,7 +104,7 @@ func (s *Store) SeeAll(began time.Time, list []vpc.Interface) {
 	s.missing(began, list, maps.Keys(s.records), func(r *record) bool { return s.slot(r) != "" })
 	s.listed = began
 	maps.DeleteFunc(s.looked, func(_ string, at time.Time) bool { return !at.After(began) })
-	maps.DeleteFunc(s.read, func(_ string, at time.Time) bool { return began.Sub(at) > time.Hour })
+	maps.DeleteFunc(s.read, func(_ string, at time.Time) bool { return began.Sub(at) > keepRead })
 }
 
 // SeePublic takes the descriptions of all ENIs with the public controller's tag. Those of the Store that are not among them, and have no slot, are forgotten.
