@@ -33,6 +33,8 @@ type process struct {
 	cmd    *exec.Cmd
 	stdin  io.WriteCloser
 	stdout *bufio.Reader
+	// children ends the processes that it has started when it is closed.
+	children io.Closer
 }
 
 // start runs serve(command) in another process and waits for its first "done".
@@ -46,17 +48,25 @@ func start(t *testing.T, command ...string) *process {
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
+	life, end, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.cmd.ExtraFiles, p.children = []*os.File{life}, end
 	stdout, err := p.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.stdout = bufio.NewReader(stdout)
-	if err := p.cmd.Start(); err != nil {
+	err = p.cmd.Start()
+	life.Close()
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		p.kill()
-		p.stdin.Close() // ends the processes that p has started
+		p.stdin.Close()
+		p.children.Close()
 		cancel()
 	})
 	p.await()
@@ -102,7 +112,7 @@ func serve(command []string) error {
 			}
 			child := exec.Command("/proc/self/exe")
 			child.Env = append(os.Environ(), processEnv+"=wait "+command[1])
-			child.Stdin, child.ExtraFiles = os.Stdin, []*os.File{heir.File}
+			child.Stdin, child.ExtraFiles = os.NewFile(3, "life"), []*os.File{heir.File} // not os.Stdin: it would read steps
 			if err := child.Start(); err != nil {
 				return err
 			}

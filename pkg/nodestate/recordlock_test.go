@@ -54,7 +54,7 @@ func TestHeir(t *testing.T) {
 	if !r.heirLives(now+heirTime) || r.heirLives(now+heirTime+time.Hour) {
 		t.Errorf("the program counts in its time: %t, and after it: %t", r.heirLives(now+heirTime), r.heirLives(now+heirTime+time.Hour))
 	}
-	if err := p.stdin.Close(); err != nil { // the program ends
+	if err := p.children.Close(); err != nil { // the program ends
 		t.Fatal(err)
 	}
 	if r, err = d.Lock(soon(t), id); err != nil {
