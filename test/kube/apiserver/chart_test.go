@@ -146,7 +146,7 @@ func TestChartController(t *testing.T) {
 	for part, times := range map[string]int{
 		"replicas: 3\n": 1, "name: AWS_REGION, value: \"eu-west-1\"": 1, "memory: 1Gi\n": 1, "ng: system\n": 1, "key: k\n": 1, "e: f\n": 1,
 		"key: networking.k8s.aws/not-ready,": 1,
-		"  name: other\n": 3, "serviceAccountName: other\n": 1, ":other'\n": 1,
+		"  name: other\n":                    3, "serviceAccountName: other\n": 1, ":other'\n": 1,
 		"--adopt=public\n": 1, "name: PROXY\n": 1, "--log-level=debug\n": 2, "c: d\n": 3, "a: b\n": 3, "- name: s\n": 3, "--attachments-from=controller\n": 1,
 	} {
 		if got := strings.Count(string(data), part); got != times {
