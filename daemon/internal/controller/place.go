@@ -77,7 +77,7 @@ func (l *loop) readNode(n *node) {
 			}
 			for _, r := range n.readers {
 				if l.slots[r.ID] == r.slot {
-					r.slot.release()
+					r.slot.done()
 					l.ended(n, r.slot, r.step, lifecycle.Result{Err: err})
 				}
 			}

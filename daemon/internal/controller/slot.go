@@ -259,7 +259,7 @@ func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
 			s.instance, s.instanceAt = a.Instance, began
 		}
 		passed.Ended(err, l.Now())
-		s.release()
+		s.done()
 		if errors.Is(err, vpc.ErrWithdrawn) {
 			l.dirtyNodes[n.name], l.dirtyNodes[s.Node] = true, true
 			return // as if it had never been begun
@@ -268,8 +268,8 @@ func (l *loop) act(n *node, s *slot, step lifecycle.Step) {
 	})
 }
 
-// release notes that no call is under way any more.
-func (s *slot) release() {
+// done notes that no call is under way any more.
+func (s *slot) done() {
 	s.withdraw() // only to free its context
 	s.busy, s.end = false, nil
 }
