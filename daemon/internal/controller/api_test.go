@@ -146,9 +146,7 @@ func (a *api) deleteNode(name string) {
 	a.stamp()
 	a.tell("Node", name, a.version)
 	if a.states[name] != nil {
-		delete(a.states, name)
-		a.stamp()
-		a.tell("State", name, a.version)
+		a.dropState(name)
 	}
 }
 
@@ -183,6 +181,10 @@ func (a *api) putState(o *stateObject) {
 func (a *api) deleteState(node string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.dropState(node)
+}
+
+func (a *api) dropState(node string) {
 	delete(a.states, node)
 	a.stamp()
 	a.tell("State", node, a.version)

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode/region"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
@@ -119,13 +118,11 @@ func (a *tale) noteEntry(node string, e v1alpha1.AttachmentEntry, told map[strin
 }
 
 func (a *tale) newLeader() *controller {
-	return a.leadBy(func(c *controller) *region.Client {
-		cfg := region.Config{Guard: c.fence, Now: time.Now, HTTPClient: a.ec2, QPS: 100, Burst: 1000}
-		if a.slow {
-			cfg.QPS, cfg.Burst = 0.2, 1
-		}
-		return region.New(cfg)
-	}, func(o *Options) { o.ForceDetachAfter, o.AdoptPublic = a.force, a.adopt })
+	qps, burst := 100.0, 1000
+	if a.slow {
+		qps, burst = 0.2, 1
+	}
+	return a.leadAt(qps, burst, func(o *Options) { o.ForceDetachAfter, o.AdoptPublic = a.force, a.adopt })
 }
 
 // beside lets another controller hold its Lease for a while.

@@ -32,11 +32,7 @@ func TestParkedMoves(t *testing.T) {
 		}
 		w.wait(time.Minute, "attached", ready("node-1"))
 		before := w.live()[0]
-		w.daemons["node-1"].set(false)
-		w.ec2.Terminate(instanceOf("node-1"))
-		time.Sleep(time.Minute)
-		w.deleteNode("node-1")
-		time.Sleep(5 * time.Minute)
+		w.lose("node-1")
 		c.kill()
 		w.lead()
 		time.Sleep(25 * time.Minute) // two sweeps

@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode/region"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/tally"
 )
 
@@ -33,14 +32,10 @@ func TestMemory(t *testing.T) {
 		w.declare("blue", 1, a1)
 		w.declare("red", 2, a2)
 		w.declare("green", 3, a1)
-		c := w.leadBy(func(c *controller) *region.Client {
-			return region.New(region.Config{Guard: c.fence, Now: time.Now, HTTPClient: w.ec2, QPS: 4, Burst: 20})
-		})
+		c := w.leadAt(4, 20)
 		time.Sleep(time.Minute)
 		waiting := heldBy(w, c)
-		c = w.leadBy(func(c *controller) *region.Client {
-			return region.New(region.Config{Guard: c.fence, Now: time.Now, HTTPClient: w.ec2, QPS: 100, Burst: 20})
-		})
+		c = w.leadAt(100, 20)
 		time.Sleep(15 * time.Minute) // one resync
 		if n := len(w.live()); n != memoryNodes*memorySlots {
 			t.Fatalf("%d ENIs", n)

@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode/region"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
@@ -19,9 +18,7 @@ func jammed(t *testing.T) *world {
 	}
 	w := newWorld(t)
 	w.grow(nodes)
-	w.leadBy(func(c *controller) *region.Client {
-		return region.New(region.Config{Guard: c.fence, Now: time.Now, HTTPClient: w.ec2, QPS: 4, Burst: 20})
-	})
+	w.leadAt(4, 20)
 	time.Sleep(time.Minute)
 	w.declare("blue", 1, a1)
 	time.Sleep(10 * time.Second)

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -95,6 +96,7 @@ func (l *loop) deleteLeak(v vpc.Interface) {
 	}, func(_ struct{}, err error) {
 		log := l.Log.WithField("eni", v.ID)
 		switch {
+		case errors.Is(err, vpc.ErrWithdrawn): // another controller is at work
 		case err == nil || enis.NotFound(err):
 			l.enis.Deleted(l.Now(), v.ID)
 			log.Info("leaked ENI deleted")

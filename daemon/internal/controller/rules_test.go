@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode/region"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/controller/calls"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/slots"
@@ -121,9 +120,7 @@ func TestBulk(t *testing.T) {
 	story(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.grow(nodes)
-		w.leadBy(func(c *controller) *region.Client {
-			return region.New(region.Config{Guard: c.fence, Now: time.Now, HTTPClient: w.ec2, QPS: 4, Burst: 20})
-		})
+		w.leadAt(4, 20)
 		time.Sleep(time.Minute)
 		w.declare("blue", 1, a1)
 		w.declare("green", 2, a2)

@@ -28,7 +28,7 @@ func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
 	if s.wanted && !s.declared {
 		return time.Time{} // its NodeENI is not known: it stays as it is
 	}
-	if s.wanted && s.mem.ENI == "" && s.mem.Request == "" && l.follows(s) {
+	if s.wanted && s.mem.ENI == "" && s.mem.Request == "" && l.follows(n, s) {
 		return l.Now().Add(time.Second)
 	}
 	now := l.Now()
@@ -86,18 +86,21 @@ func (l *loop) lookAtSlot(n *node, s *slot) time.Time {
 }
 
 // follows reports whether another slot of the NodeENI must end first: one that is not wanted any more, and has the slot's place, or an ENI that
-// may be parked and so come to the slot.
-func (l *loop) follows(s *slot) bool {
-	for id, o := range l.members[s.NodeENI.UID] {
-		if o.wanted || id == s.ID {
-			continue
-		}
-		if o.Instance == s.Instance && o.Index == s.Exact {
+// may be parked and so come to the slot. Nobody waits long for the latter: its node may be unreadable.
+func (l *loop) follows(n *node, s *slot) bool {
+	for _, o := range n.slots {
+		if !o.wanted && o.NodeENI.UID == s.NodeENI.UID && o.Instance == s.Instance && o.Index == s.Exact {
 			return true
 		}
+	}
+	d := l.declOf(s)
+	if s.Options.DeleteOnTermination || d == nil || !l.parking(d).Subnets[s.Subnet] || l.Now().Sub(s.since) >= time.Minute {
+		return false
+	}
+	for _, o := range l.members[s.NodeENI.UID] {
 		v, ok := l.enis.ENI(o.mem.ENI)
-		waits := o.mem.Phase != lifecycle.Parked && o.mem.Phase != lifecycle.Deleting && o.mem.Phase != lifecycle.Blocked
-		if ok && waits && v.Attachment == nil && o.Subnet == s.Subnet && l.parking(l.declOf(s)).Subnets[s.Subnet] {
+		settled := o.mem.Phase == lifecycle.Parked || o.mem.Phase == lifecycle.Deleting || o.mem.Phase == lifecycle.Blocked
+		if ok && !o.wanted && !settled && v.Attachment == nil && o.Subnet == s.Subnet {
 			return true
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/fleet"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 )
@@ -29,39 +30,53 @@ func (w *world) setFault(name, fault string) {
 	w.putNodeENI(&o)
 }
 
+// unknowns hide from a new leader whether a NodeENI wants or keeps an ENI, and show it again.
+var unknowns = map[string]struct {
+	hide, show func(w *world, deny *atomic.Bool)
+}{
+	"subnet by name": {func(*world, *atomic.Bool) {}, func(*world, *atomic.Bool) {}},
+	"subnet by name, and EC2 does not tell": {
+		func(_ *world, deny *atomic.Bool) { deny.Store(true) },
+		func(_ *world, deny *atomic.Bool) { deny.Store(false) },
+	},
+	"unreadable NodeENI": {
+		func(w *world, _ *atomic.Bool) { w.setFault("blue", "spec.deviceIndex: a string") },
+		func(w *world, _ *atomic.Bool) { w.setFault("blue", "") },
+	},
+}
+
+// denySubnets keeps EC2 from describing subnets and groups while it is true.
+func denySubnets(deny *atomic.Bool) func(*fakeec2.Config) {
+	return func(c *fakeec2.Config) {
+		c.May = func(action string, _ fakeec2.ENI) bool {
+			return action != "DescribeSubnets" && action != "DescribeSecurityGroups" || !deny.Load()
+		}
+	}
+}
+
+// lose ends a node with its instance, and the leader decides about its ENIs.
+func (w *world) lose(node string) {
+	w.daemons[node].set(false)
+	w.ec2.Terminate(instanceOf(node))
+	time.Sleep(time.Minute)
+	w.deleteNode(node)
+	time.Sleep(5 * time.Minute)
+}
+
 // TestParkedUnknown: a new leader keeps a parked ENI, also while it cannot know that the ENI is one.
 func TestParkedUnknown(t *testing.T) {
-	for name, tt := range map[string]struct {
-		hide, show func(w *world, deny *atomic.Bool)
-	}{
-		"subnet by name": {func(*world, *atomic.Bool) {}, func(*world, *atomic.Bool) {}},
-		"subnet by name, and EC2 does not tell": {
-			func(_ *world, deny *atomic.Bool) { deny.Store(true) },
-			func(_ *world, deny *atomic.Bool) { deny.Store(false) },
-		},
-		"unreadable NodeENI": {
-			func(w *world, _ *atomic.Bool) { w.setFault("blue", "spec.deviceIndex: a string") },
-			func(w *world, _ *atomic.Bool) { w.setFault("blue", "") },
-		},
-	} {
+	for name, tt := range unknowns {
 		for _, other := range []bool{false, true} { // whether another node is selected
 			t.Run(name, func(t *testing.T) {
 				story(t, func(t *testing.T) {
 					var deny atomic.Bool
-					w := newWorld(t, func(c *fakeec2.Config) {
-						c.TerminateTakes = 20 * time.Second
-						c.May = func(action string, _ fakeec2.ENI) bool { return action != "DescribeSubnets" || !deny.Load() }
-					})
+					w := newWorld(t, denySubnets(&deny), func(c *fakeec2.Config) { c.TerminateTakes = 20 * time.Second })
 					w.addNode("node-1")
 					c := w.lead()
 					w.declareBlue(false)
 					w.wait(time.Minute, "ready", func() bool { return w.entryOf("node-1").Phase == "Ready" })
 					before := w.live()[0]
-					w.daemons["node-1"].set(false)
-					w.ec2.Terminate(instanceOf("node-1"))
-					time.Sleep(time.Minute)
-					w.deleteNode("node-1")
-					time.Sleep(5 * time.Minute)
+					w.lose("node-1")
 					c.kill()
 					tt.hide(w, &deny)
 					w.lead()
@@ -87,27 +102,11 @@ func TestParkedUnknown(t *testing.T) {
 
 // TestWantedUnknown: without an entry, an ENI stays while nobody knows whether its NodeENI wants it.
 func TestWantedUnknown(t *testing.T) {
-	for name, tt := range map[string]struct {
-		hide, show func(w *world, deny *atomic.Bool)
-	}{
-		"EC2 tells soon": {func(*world, *atomic.Bool) {}, func(*world, *atomic.Bool) {}},
-		"EC2 does not tell": {
-			func(_ *world, deny *atomic.Bool) { deny.Store(true) },
-			func(_ *world, deny *atomic.Bool) { deny.Store(false) },
-		},
-		"unreadable NodeENI": {
-			func(w *world, _ *atomic.Bool) { w.setFault("blue", "spec.deviceIndex: a string") },
-			func(w *world, _ *atomic.Bool) { w.setFault("blue", "") },
-		},
-	} {
+	for name, tt := range unknowns {
 		t.Run(name, func(t *testing.T) {
 			story(t, func(t *testing.T) {
 				var deny atomic.Bool
-				w := newWorld(t, func(c *fakeec2.Config) {
-					c.May = func(action string, _ fakeec2.ENI) bool {
-						return action != "DescribeSubnets" && action != "DescribeSecurityGroups" || !deny.Load()
-					}
-				})
+				w := newWorld(t, denySubnets(&deny))
 				w.addNode("node-1")
 				c := w.lead()
 				w.declareBlue(true)
@@ -160,5 +159,32 @@ func TestSubnetEdited(t *testing.T) {
 		if e := w.live()[0]; e.DeviceIndex != 1 {
 			t.Errorf("at index %d, want 1", e.DeviceIndex)
 		}
+	})
+}
+
+// TestParkedOfUnreadable: an ENI of an ended node that cannot be read does not hold up the ENIs of other nodes.
+func TestParkedOfUnreadable(t *testing.T) {
+	story(t, func(t *testing.T) {
+		w := newWorld(t, func(c *fakeec2.Config) { c.TerminateTakes = 20 * time.Second })
+		w.addNode("node-1")
+		w.lead()
+		w.declareBlue(false)
+		w.wait(time.Minute, "ready", func() bool { return w.entryOf("node-1").Phase == "Ready" })
+		if w.daemons["node-1"].startPod("default/pod") == "" {
+			t.Fatal("the pod has no ENI")
+		}
+		w.setNode("node-1", func(n *fleet.Node) { n.Labels["role"] = "idle" })
+		time.Sleep(time.Minute) // it drains
+		w.api.mu.Lock()
+		o := *w.api.states["node-1"]
+		o.Fault = "spec.attachments: a string"
+		w.putState(&o)
+		w.api.mu.Unlock()
+		w.daemons["node-1"].set(false)
+		w.endPod("default/pod")
+		w.ec2.Terminate(instanceOf("node-1"))
+		time.Sleep(15 * time.Minute)
+		w.addNode("node-2")
+		w.wait(5*time.Minute, "an ENI on the other node", func() bool { return w.entryOf("node-2").Phase == "Ready" })
 	})
 }

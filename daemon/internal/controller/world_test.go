@@ -206,11 +206,17 @@ func (c *controller) dropFence() {
 	c.fenced = true
 }
 
-// lead starts a controller.
+// lead starts a controller that nearly never waits for EC2's rate.
 func (w *world) lead(edit ...func(*Options)) *controller {
 	w.Helper()
+	return w.leadAt(100, 1000, edit...)
+}
+
+// leadAt starts a controller with a rate of calls.
+func (w *world) leadAt(qps float64, burst int, edit ...func(*Options)) *controller {
+	w.Helper()
 	return w.leadBy(func(c *controller) *region.Client {
-		return region.New(region.Config{Guard: c.fence, Now: time.Now, HTTPClient: w.ec2, QPS: 100, Burst: 1000})
+		return region.New(region.Config{Guard: c.fence, Now: time.Now, HTTPClient: w.ec2, QPS: qps, Burst: burst})
 	}, edit...)
 }
 
