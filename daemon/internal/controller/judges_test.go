@@ -183,7 +183,7 @@ func (a *tale) judgeEntries() {
 			if e.MAC != v.MAC || len(e.Addresses) != len(v.IPv4) && v.Tags[slots.TagSlot] != "" || v.Instance != "" && e.AttachmentID != v.Attachment() {
 				a.Errorf("the entry on %s is %+v, EC2 has %+v", node, e, v)
 			}
-			if k, ok := a.kept[e.ENIID]; ok && (e.MAC != k.MAC || e.Addresses[0] != k.IPv4[0].String()) {
+			if k, ok := a.kept[e.ENIID]; ok && (e.MAC != k.MAC || fmt.Sprint(e.Addresses) != fmt.Sprint(k.IPv4)) {
 				a.Errorf("the entry on %s is %+v, kept was %+v", node, e, k.ENI)
 			}
 		}
